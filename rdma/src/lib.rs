@@ -1,0 +1,1 @@
+//! Registered memory, sessions, tokens, transports and the client.

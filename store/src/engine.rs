@@ -1,0 +1,378 @@
+//! The engine: where objects live, behind the S3 front door and under FUSE mounts.
+//!
+//! ```text
+//!   S3 over HTTP ─┐            ┌─ Local   objects on this node's disk
+//!                 ├─ Engine ───┤
+//!   FUSE mount ───┘            └─ Remote  a Penstock storage node, over the client of `penstock-rdma`
+//! ```
+//! Consistency, for every implementation: a read that starts after a write was acknowledged sees that write
+//! (strong read-after-write, listings included), and a write is either whole or absent.
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::{collections::BTreeMap, fmt, ops::Range, time::SystemTime};
+
+/// Object bytes, in order. An `Err` item ends the stream: what was received until then is not the object.
+pub type Body = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// The outcome of an engine operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Where an object is: bucket and key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    /// Bucket name.
+    pub bucket: String,
+    /// Key: 1 to 1024 bytes of UTF-8.
+    pub key: String,
+}
+
+impl ObjectRef {
+    /// Names an object; nothing is checked until an engine is asked for it.
+    pub fn new(bucket: impl Into<String>, key: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            key: key.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.bucket, self.key)
+    }
+}
+
+/// A bucket as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketInfo {
+    /// Bucket name.
+    pub name: String,
+    /// When it was created.
+    pub created: SystemTime,
+}
+
+/// Headers that travel with an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `x-amz-meta-*`, without that prefix.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Length in bytes.
+    pub size: u64,
+    /// Entity tag, without quotes.
+    pub etag: String,
+    /// When this version was acknowledged.
+    pub modified: SystemTime,
+    /// CRC-64/NVME of the whole object, where it is known (see the S3 API, "Checking object integrity").
+    pub crc64nvme: Option<u64>,
+    /// Headers given at the write.
+    pub headers: Headers,
+}
+
+/// An opened object: what it is, which bytes of it follow, and the bytes.
+pub struct Object {
+    /// The whole object's facts.
+    pub info: ObjectInfo,
+    /// The byte range that `body` holds.
+    pub range: Range<u64>,
+    /// The bytes.
+    pub body: Body,
+}
+
+/// Which bytes are asked for (RFC 9110, 14.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// From `first` on, to `last` (inclusive) or the end.
+    From {
+        /// First byte.
+        first: u64,
+        /// Last byte, inclusive; beyond the end means the end.
+        last: Option<u64>,
+    },
+    /// The last `length` bytes.
+    Suffix {
+        /// How many bytes.
+        length: u64,
+    },
+}
+
+impl ByteRange {
+    /// The bytes of an object of `size` bytes that this range selects; `None` when it selects none (HTTP 416).
+    pub fn of(self, size: u64) -> Option<Range<u64>> {
+        match self {
+            Self::From { first, last } if first < size => {
+                let end = last.map_or(size, |last| last.saturating_add(1).min(size));
+                (first < end).then_some(first..end)
+            }
+            Self::Suffix { length } if length > 0 && size > 0 => Some(size.saturating_sub(length)..size),
+            _ => None,
+        }
+    }
+}
+
+/// What must hold of the object that is there now, for the operation to happen (RFC 9110, 13.1; S3 conditional writes).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Precondition {
+    /// `If-Match`: the entity tag must be this one (`*`: there must be an object).
+    pub if_match: Option<String>,
+    /// `If-None-Match`: the entity tag must not be this one (`*`: there must be no object).
+    pub if_none_match: Option<String>,
+}
+
+/// How an object is written.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// Headers to keep with it.
+    pub headers: Headers,
+    /// Checked atomically with the write.
+    pub precondition: Precondition,
+    /// How many bytes the body must have, where the caller knows; a different count stores nothing.
+    pub size: Option<u64>,
+}
+
+/// Which part of a bucket is listed (ListObjectsV2).
+#[derive(Debug, Clone, Default)]
+pub struct ListQuery {
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// Keys that hold this after the prefix are rolled up into one common prefix each.
+    pub delimiter: Option<String>,
+    /// Only keys after this one, in byte order.
+    pub start_after: Option<String>,
+    /// At most this many keys and common prefixes together.
+    pub limit: usize,
+}
+
+/// One page of a listing, in byte order of keys.
+#[derive(Debug, Clone, Default)]
+pub struct ListPage {
+    /// Keys with their facts (`headers` may be empty: listings do not carry them).
+    pub objects: Vec<(String, ObjectInfo)>,
+    /// Rolled-up prefixes, each ending with the delimiter.
+    pub common_prefixes: Vec<String>,
+    /// Where the next page starts (`start_after` of the next query); `None` on the last page.
+    pub next: Option<String>,
+}
+
+/// A part of an upload as its finisher names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartRef {
+    /// 1 to 10 000.
+    pub number: u16,
+    /// Entity tag that the part's upload answered.
+    pub etag: String,
+}
+
+/// A part that was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartInfo {
+    /// 1 to 10 000.
+    pub number: u16,
+    /// Length in bytes.
+    pub size: u64,
+    /// Entity tag, without quotes.
+    pub etag: String,
+    /// When it was acknowledged.
+    pub modified: SystemTime,
+}
+
+/// An upload that is neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadInfo {
+    /// Key that it will write.
+    pub key: String,
+    /// Upload id.
+    pub id: String,
+    /// When it was begun.
+    pub started: SystemTime,
+}
+
+/// Where objects live.
+#[async_trait::async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Creates a bucket. [`Error::BucketExists`] when there is one of that name.
+    async fn create_bucket(&self, bucket: &str) -> Result<()>;
+    /// A bucket's facts. [`Error::NoSuchBucket`] when there is none.
+    async fn bucket(&self, bucket: &str) -> Result<BucketInfo>;
+    /// Deletes an empty bucket. [`Error::BucketNotEmpty`] when objects are in it.
+    async fn delete_bucket(&self, bucket: &str) -> Result<()>;
+    /// All buckets, by name.
+    async fn buckets(&self) -> Result<Vec<BucketInfo>>;
+
+    /// Writes an object: all of `body`, or nothing. Durable when it returns.
+    async fn put(&self, object: &ObjectRef, options: PutOptions, body: Body) -> Result<ObjectInfo>;
+    /// Opens an object for reading. The bytes are those of one version, even if it is replaced meanwhile.
+    async fn get(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+    ) -> Result<Object>;
+    /// An object's facts.
+    async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo>;
+    /// Removes an object; succeeds when there is none.
+    async fn delete(&self, object: &ObjectRef) -> Result<()>;
+    /// Makes `to` the same bytes as `from`, without moving them where the engine can. `headers: None` copies them too.
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo>;
+    /// One page of keys.
+    async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage>;
+
+    /// Begins a multipart upload and names it.
+    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String>;
+    /// Uploads (or replaces) one part; nothing is kept of a cut body.
+    async fn upload_part(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        number: u16,
+        size: Option<u64>,
+        body: Body,
+    ) -> Result<PartInfo>;
+    /// Makes the object of the named parts, in their order.
+    async fn complete_upload(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        parts: &[PartRef],
+        precondition: &Precondition,
+    ) -> Result<ObjectInfo>;
+    /// Drops an upload and its parts.
+    async fn abort_upload(&self, object: &ObjectRef, upload: &str) -> Result<()>;
+    /// The parts of an upload, by number.
+    async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>>;
+    /// The unfinished uploads of a bucket, by key.
+    async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>>;
+}
+
+/// Why an engine operation failed. The S3 error codes are those of the S3 API, "Error responses".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// S3 `NoSuchBucket`.
+    #[error("there is no bucket {0:?}")]
+    NoSuchBucket(String),
+    /// S3 `BucketAlreadyOwnedByYou`.
+    #[error("bucket {0:?} exists already")]
+    BucketExists(String),
+    /// S3 `BucketNotEmpty`.
+    #[error("bucket {0:?} still holds objects or unfinished uploads; delete them first")]
+    BucketNotEmpty(String),
+    /// S3 `InvalidBucketName`.
+    #[error("{name:?} is not a bucket name: {cause}")]
+    InvalidBucketName {
+        /// What was given.
+        name: String,
+        /// Which rule it breaks.
+        cause: &'static str,
+    },
+    /// S3 `NoSuchKey`.
+    #[error("there is no object {0}")]
+    NoSuchKey(ObjectRef),
+    /// S3 `KeyTooLongError` and other keys that cannot be.
+    #[error("the key {key:?} cannot be used: {cause}")]
+    InvalidKey {
+        /// What was given (shortened).
+        key: String,
+        /// Which rule it breaks.
+        cause: &'static str,
+    },
+    /// S3 `InvalidRange`.
+    #[error("the range lies outside the object of {size} bytes")]
+    InvalidRange {
+        /// Length of the object in bytes.
+        size: u64,
+    },
+    /// S3 `PreconditionFailed`.
+    #[error("a precondition does not hold for {0}")]
+    PreconditionFailed(ObjectRef),
+    /// HTTP 304.
+    #[error("{0} was not modified")]
+    NotModified(ObjectRef),
+    /// S3 `IncompleteBody`.
+    #[error("the body has {got} bytes, {expected} were announced; nothing was stored")]
+    IncompleteBody {
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes received.
+        got: u64,
+    },
+    /// S3 `BadDigest`.
+    #[error("the body does not match the {0} sent with it; nothing was stored")]
+    BadDigest(&'static str),
+    /// S3 `NoSuchUpload`.
+    #[error("there is no upload {0:?}; it was completed, aborted or never begun")]
+    NoSuchUpload(String),
+    /// S3 `InvalidPart`.
+    #[error("part {0} was not uploaded or has another entity tag")]
+    InvalidPart(u16),
+    /// S3 `InvalidPartOrder`.
+    #[error("the parts are not in ascending order")]
+    InvalidPartOrder,
+    /// S3 `EntityTooSmall`.
+    #[error("part {0} is smaller than 5 MiB and not the last one")]
+    PartTooSmall(u16),
+    /// S3 `InvalidArgument`.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// S3 `AccessDenied`, `InvalidAccessKeyId`, `SignatureDoesNotMatch`.
+    #[error("access denied: {0}")]
+    AccessDenied(String),
+    /// The store's disk is full: S3 `InsufficientStorage` (507).
+    #[error("no space is left for {0}; delete objects or give the storage node a larger disk")]
+    NoSpace(String),
+    /// The storage node cannot be reached or does not answer in time.
+    #[error("the storage node at {endpoint} cannot be reached")]
+    Unreachable {
+        /// Its endpoint.
+        endpoint: String,
+        /// What went wrong on the way.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The body that the caller gave ended with an error.
+    #[error("the body could not be read; nothing was stored")]
+    Body(#[source] std::io::Error),
+    /// The store itself failed: S3 `InternalError`.
+    #[error("the store failed while it {doing}")]
+    Internal {
+        /// What it was doing, as "opened the index".
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_selects_what_rfc_9110_says() {
+        let from = |first, last| ByteRange::From { first, last };
+        assert_eq!(from(0, None).of(10), Some(0..10));
+        assert_eq!(from(3, Some(5)).of(10), Some(3..6));
+        assert_eq!(from(3, Some(99)).of(10), Some(3..10));
+        assert_eq!(from(10, None).of(10), None);
+        assert_eq!(from(5, Some(3)).of(10), None);
+        assert_eq!(from(0, Some(u64::MAX)).of(10), Some(0..10));
+        assert_eq!(ByteRange::Suffix { length: 4 }.of(10), Some(6..10));
+        assert_eq!(ByteRange::Suffix { length: 40 }.of(10), Some(0..10));
+        assert_eq!(ByteRange::Suffix { length: 0 }.of(10), None);
+        assert_eq!(from(0, None).of(0), None);
+    }
+}
