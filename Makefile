@@ -1,0 +1,55 @@
+# Every command a developer needs; `make help` lists them. Each works twice in a row and after a crash of the last run.
+#   SUITE=name    one suite of tests (SUITE=list names them)       ROW=regex   only some rows of the benchmark
+#   NODES=n       nodes of the throwaway cluster (default 2)       KUBECONFIG  use this cluster instead of a throwaway one
+#   PROFILE=dev   cargo profile of `make images` (default release)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak bench lint images up down shell generate clean
+
+CLUSTER := e2e/cluster
+NODES ?= 2
+SUITE ?= all
+ROW ?= .
+PROFILE ?= release
+export NODES
+
+help: ## This list
+	@echo "make …"
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@sed -n 's/^#   /  /p' Makefile
+
+demo: ## The main job on a real Kubernetes: a StorageCluster, a bucket as a volume in two pods, the same bytes by S3
+	@e2e/demo
+
+test: ## Every test, or one suite: make test SUITE=csi
+	@e2e/run-tests --suite '$(SUITE)'
+
+soak: ## The long forms of the random, fault and crash tests
+	@PENSTOCK_SOAK=1 e2e/run-tests --suite '$(if $(filter all,$(SUITE)),soak,$(SUITE))'
+
+bench: ## Speed as ratios against peers, into target/bench/results.jsonl: make bench ROW=get
+	@e2e/bench/run --row '$(ROW)'
+
+lint: ## Formatting, clippy, shell scripts, generated files
+	@e2e/run-tests --suite lint
+
+images: ## Container images from release binaries (IMAGE_BUILDER=buildah|docker|podman)
+	@PROFILE='$(PROFILE)' $(CLUSTER)/images
+
+up: ## The throwaway cluster alone, left running
+	@PROFILE=dev $(CLUSTER)/up
+
+down: ## Stop the throwaway cluster and remove what it left
+	@$(CLUSTER)/down
+
+CMD ?=
+shell: ## A shell with kubectl, helm and KUBECONFIG, or one command: make shell CMD='kubectl get pods -A'
+	@if [ -n "$$CMD" ]; then $(CLUSTER)/run bash -c "$$CMD"; else $(CLUSTER)/run bash --rcfile <(echo 'PS1="(penstock) \w\$$ "') -i; fi
+export CMD
+
+generate: ## Write the generated files (CRDs) anew
+	@cargo run --quiet -p penstock-crds --bin crdgen
+
+clean: down ## Stop the cluster and remove build results (the tool cache stays: rm -r ~/.cache/penstock)
+	@cargo clean

@@ -1,0 +1,153 @@
+//! What the real API server says to good and bad custom resources.
+
+use penstock_e2e::{Context, Namespace, Result, command, ensure, in_namespace, object, storage};
+use serde_json::{Value, json};
+
+/// Applies a manifest as a dry run: validation happens, nothing is stored.
+async fn verdict(ns: &Namespace, spec: Value) -> Result<()> {
+    let manifest = json!({
+        "apiVersion": object::PENSTOCK, "kind": "StorageCluster", "metadata": {"name": "tried"}, "spec": spec,
+    });
+    let text = manifest.to_string();
+    let args = [
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "-n",
+        &ns.name,
+        "-f",
+        "-",
+    ];
+    command::run_with_input("kubectl", &args, &text).await.map(drop)
+}
+
+async fn accepted(ns: &Namespace, spec: Value) -> Result<()> {
+    verdict(ns, spec.clone())
+        .await
+        .with_context(|| format!("should be accepted: {spec}"))
+}
+
+/// The answer must name the field or the cause, so that a user knows what to change.
+async fn refused(ns: &Namespace, spec: Value, because: &str) -> Result<()> {
+    let Err(error) = verdict(ns, spec.clone()).await else {
+        penstock_e2e::bail!("should be refused because of {because:?}: {spec}");
+    };
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains(because),
+        "refused {spec}, but the answer does not speak of {because:?}: {text}"
+    );
+    Ok(())
+}
+
+fn template(size: &str) -> Value {
+    json!({"volumeClaimTemplate": {"size": size}})
+}
+
+#[tokio::test]
+async fn a_minimal_storage_cluster_is_accepted() -> Result<()> {
+    in_namespace("api", async |ns| {
+        accepted(&ns, json!({"storage": template("1Gi")})).await?;
+        accepted(&ns, json!({"storage": {"hostPath": {"path": "/data/penstock"}}})).await?;
+        let shared = json!({"storage": template("10Ti"), "storageClass": {"bucket": "shared"}, "tls": {"enabled": false}});
+        accepted(&ns, shared).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn bad_storage_clusters_are_refused_with_the_cause() -> Result<()> {
+    in_namespace("api", async |ns| {
+        refused(&ns, json!({}), "storage").await?;
+        refused(&ns, json!({"storage": {}}), "volumeClaimTemplate").await?;
+        let both = json!({"volumeClaimTemplate": {"size": "1Gi"}, "hostPath": {"path": "/data"}});
+        refused(&ns, json!({"storage": both}), "hostPath").await?;
+        refused(&ns, json!({"storage": template("lots")}), "size").await?;
+        refused(&ns, json!({"storage": {"hostPath": {"path": "data"}}}), "path").await?;
+        refused(&ns, json!({"storage": template("1Gi"), "nodes": 3}), "one node").await?;
+        refused(&ns, json!({"storage": template("1Gi"), "nodes": 0}), "nodes").await?;
+        refused(
+            &ns,
+            json!({"storage": template("1Gi"), "engine": "Magic"}),
+            "engine",
+        )
+        .await?;
+        refused(
+            &ns,
+            json!({"storage": template("1Gi"), "deletionPolicy": "Maybe"}),
+            "deletionPolicy",
+        )
+        .await?;
+        let bucket = json!({"storage": template("1Gi"), "storageClass": {"bucket": "Not_A_Bucket"}});
+        refused(&ns, bucket, "bucket").await?;
+        refused(
+            &ns,
+            json!({"storage": template("1Gi"), "unknownField": 1}),
+            "unknownField",
+        )
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn storage_cannot_be_changed_under_a_running_cluster() -> Result<()> {
+    in_namespace("api", async |ns| {
+        let cluster = storage::cluster(&ns, "kept").await?;
+        cluster.applied().await?;
+        let mut moved = cluster.manifest().clone();
+        moved["spec"]["storage"] = json!({"hostPath": {"path": "/elsewhere"}});
+        let Err(error) = ns.apply(&moved).await else {
+            penstock_e2e::bail!("moving the storage was accepted")
+        };
+        // Applying merges, so the answer may speak of both forms being set or of the change; both name the field.
+        ensure!(format!("{error:#}").contains("storage"), "{error:#}");
+
+        let mut smaller = cluster.manifest().clone();
+        smaller["spec"]["storage"]["volumeClaimTemplate"]["size"] = json!("1Mi");
+        let Err(error) = ns.apply(&smaller).await else {
+            penstock_e2e::bail!("shrinking was accepted")
+        };
+        ensure!(format!("{error:#}").contains("size"), "{error:#}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn kubectl_explains_every_field_and_apply_fits() -> Result<()> {
+    let explained = command::kubectl(&["explain", "storageclusters.spec", "--recursive"]).await?;
+    for field in ["storage", "tls", "storageClass", "deletionPolicy", "nodes"] {
+        ensure!(
+            explained.contains(field),
+            "kubectl explain does not know {field}:\n{explained}"
+        );
+    }
+    let crd = command::kubectl(&["get", "crd", "storageclusters.penstock.io", "-o", "json"]).await?;
+    let compact = serde_json::to_string(&serde_json::from_str::<Value>(&crd)?)?;
+    ensure!(
+        compact.len() < 120_000,
+        "the CRD has {} bytes as JSON",
+        compact.len()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_checks_of_this_suite_can_fail() -> Result<()> {
+    in_namespace("api", async |ns| {
+        let good = json!({"storage": template("1Gi")});
+        ensure!(
+            refused(&ns, good, "storage").await.is_err(),
+            "a good object counted as refused"
+        );
+        ensure!(
+            accepted(&ns, json!({})).await.is_err(),
+            "a bad object counted as accepted"
+        );
+        let wrong_cause = refused(&ns, json!({}), "something else entirely").await;
+        ensure!(wrong_cause.is_err(), "a refusal for another cause counted");
+        Ok(())
+    })
+    .await
+}

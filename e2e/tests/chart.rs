@@ -1,0 +1,221 @@
+//! The chart's life: what it renders, and install, test, upgrade, uninstall on a real cluster.
+//!
+//! The tests of this file change the one installation that all suites share, so they are steps of one test.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use penstock_e2e::{
+    Context, Result, Wait, chart, client, command, ensure, eventually, in_namespace, object, storage,
+};
+use serde_json::Value;
+
+const CRD: &str = "storageclusters.penstock.io";
+
+#[tokio::test]
+async fn the_chart_lints_and_its_manifests_fit_the_schema() -> Result<()> {
+    command::helm(&[
+        "lint",
+        "--strict",
+        "charts/penstock",
+        "--values",
+        "e2e/values.yaml",
+    ])
+    .await?;
+    let rendered = rendered(&[]).await?;
+    server_accepts(&rendered).await
+}
+
+#[tokio::test]
+async fn wrong_values_are_refused_by_name() -> Result<()> {
+    for (setting, named) in [
+        ("operator.replicas=many", "replicas"),
+        ("noSuchValue=1", "noSuchValue"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ] {
+        let Err(error) = rendered(&["--set", setting]).await else {
+            penstock_e2e::bail!("{setting} was accepted");
+        };
+        ensure!(format!("{error:#}").contains(named), "{setting}: {error:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_node_container_is_privileged() -> Result<()> {
+    for document in documents(&rendered(&[]).await?)? {
+        let pod = &document["spec"]["template"]["spec"];
+        for list in ["containers", "initContainers"] {
+            for container in pod[list].as_array().unwrap_or(&Vec::new()) {
+                let name = container["name"].as_str().unwrap_or_default();
+                let security = &container["securityContext"];
+                if security["privileged"] == true {
+                    ensure!(name == "node", "container {name} is privileged");
+                } else {
+                    ensure!(
+                        security["allowPrivilegeEscalation"] == false,
+                        "{name} may gain privileges"
+                    );
+                    ensure!(
+                        security["capabilities"]["drop"][0] == "ALL",
+                        "{name} keeps capabilities"
+                    );
+                    ensure!(
+                        security["readOnlyRootFilesystem"] == true,
+                        "{name} may write to its root"
+                    );
+                }
+            }
+        }
+        if document["kind"] == "Deployment" {
+            ensure!(
+                pod["securityContext"]["runAsNonRoot"] == true,
+                "a Deployment may run as root"
+            );
+            ensure!(
+                !pod.to_string().contains("hostPath"),
+                "a Deployment mounts the host"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn install_test_upgrade_uninstall_and_the_data_survives() -> Result<()> {
+    let outcome = lifecycle().await;
+    // Whatever happened, the other suites and a second run find the chart installed.
+    chart::install(&[]).await?;
+    outcome
+}
+
+async fn lifecycle() -> Result<()> {
+    chart::install(&[]).await?;
+    let told = command::helm(&["test", chart::RELEASE, "-n", chart::NAMESPACE, "--logs"]).await?;
+    ensure!(told.contains("Succeeded"), "{told}");
+    let notes = command::helm(&["get", "notes", chart::RELEASE, "-n", chart::NAMESPACE]).await?;
+    ensure!(
+        notes.contains("kubectl"),
+        "the notes do not say what to do next: {notes}"
+    );
+
+    in_namespace("chart", async |ns| {
+        let cluster = storage::cluster(&ns, "survivor").await?.created().await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        ns.pod("writer")
+            .mounting("data")
+            .runs("echo precious > /data/f")
+            .succeeds()
+            .await?;
+        let node_pod = ns.api::<Pod>().get("survivor-0").await?.metadata.uid;
+
+        // An upgrade brings the CRD with it, even over one that somebody damaged, and restarts no storage node.
+        command::kubectl(&[
+            "patch",
+            "crd",
+            CRD,
+            "--type=json",
+            "-p",
+            r#"[{"op":"remove","path":"/spec/versions/0/additionalPrinterColumns"}]"#,
+        ])
+        .await?;
+        chart::install(&["--set", "operator.logLevel=debug"]).await?;
+        let crd = command::kubectl(&[
+            "get",
+            "crd",
+            CRD,
+            "-o",
+            "jsonpath={.spec.versions[0].additionalPrinterColumns}",
+        ]);
+        ensure!(
+            crd.await?.contains("Ready"),
+            "the upgrade did not bring the CRD back"
+        );
+        storage::ready(&ns, "survivor").await?;
+        let now = ns.api::<Pod>().get("survivor-0").await?.metadata.uid;
+        ensure!(node_pod == now, "upgrading the operator restarted a storage node");
+
+        // Uninstalling leaves the CRDs, the StorageCluster, its node and its data.
+        command::helm(&["uninstall", chart::RELEASE, "-n", chart::NAMESPACE, "--wait"]).await?;
+        let left = ns.penstock("StorageCluster").get("survivor").await?;
+        ensure!(
+            left.metadata.deletion_timestamp.is_none(),
+            "uninstalling deletes the StorageCluster"
+        );
+        ensure!(
+            ns.api::<Pod>().get("survivor-0").await?.metadata.uid == node_pod,
+            "the storage node went"
+        );
+        let pods = Api::<Pod>::namespaced(client().await?, chart::NAMESPACE);
+        eventually("all pods of the release are gone", async || {
+            let left = pods.list(&ListParams::default()).await?.items.len();
+            Ok(if left == 0 {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(format!("{left} pods"))
+            })
+        })
+        .await?;
+        let roles = object::api(&ns.client, "rbac.authorization.k8s.io/v1", "ClusterRole", None);
+        let label = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", chart::RELEASE));
+        ensure!(roles.list(&label).await?.items.is_empty(), "ClusterRoles stayed");
+
+        chart::install(&[]).await?;
+        storage::ready(&ns, "survivor").await?;
+        let read = ns
+            .pod("reader")
+            .mounting("data")
+            .runs("cat /data/f")
+            .succeeds()
+            .await?;
+        ensure!(read == "precious\n", "{read}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_checks_of_this_suite_can_fail() -> Result<()> {
+    let broken = rendered(&[]).await?.replace("volumeMounts:", "volumeMuonts:");
+    ensure!(
+        server_accepts(&broken).await.is_err(),
+        "a misspelt field passed the schema check"
+    );
+    Ok(())
+}
+
+async fn rendered(more: &[&str]) -> Result<String> {
+    let mut args = vec![
+        "template",
+        chart::RELEASE,
+        "charts/penstock",
+        "--namespace",
+        chart::NAMESPACE,
+    ];
+    args.extend(["--values", "e2e/values.yaml"]);
+    args.extend(more);
+    command::helm(&args).await
+}
+
+/// The API server's own schema is the judge of the manifests.
+async fn server_accepts(manifests: &str) -> Result<()> {
+    let args = [
+        "apply",
+        "--dry-run=server",
+        "--validate=strict",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        "-",
+    ];
+    command::run_with_input("kubectl", &args, manifests)
+        .await
+        .map(drop)
+        .context("the API server refuses the chart")
+}
+
+fn documents(yaml: &str) -> Result<Vec<Value>> {
+    use serde::Deserialize as _;
+    serde_norway::Deserializer::from_str(yaml)
+        .map(|document| Ok(Value::deserialize(document)?))
+        .collect()
+}
