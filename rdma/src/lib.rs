@@ -1,1 +1,26 @@
-//! Registered memory, sessions, tokens, transports and the client.
+//! The client of a storage node: S3 commands over HTTP, and which way the bytes of each request travelled.
+//!
+//! ```text
+//!   Client ── sign (SigV4) ── send (deadlines, retries) ──▶ storage node
+//!     │
+//!     ├─ bucket, object, list, multipart   one module per subject of the S3 API
+//!     └─ Moved { via, bytes, elapsed }     what really carried the bytes, never what was hoped for
+//! ```
+//! Callers do not see the transport except in [`Moved`], so that another one than HTTP changes no caller.
+#![deny(unsafe_code)]
+
+mod client;
+mod credentials;
+mod endpoint;
+mod error;
+mod types;
+mod xml;
+
+pub use client::{Client, Download, Options};
+pub use credentials::Credentials;
+pub use endpoint::Endpoint;
+pub use error::{Error, Result};
+pub use types::{
+    Bucket, Condition, Listing, ListingQuery, Moved, ObjectHead, ObjectHeaders, Part, PartId, Range, Upload,
+    Via, Written,
+};

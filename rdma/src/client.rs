@@ -1,0 +1,159 @@
+//! The client: what all operations share. The operations are in the modules below, one per subject of the S3 API.
+
+mod body;
+mod bucket;
+mod list;
+mod multipart;
+mod object;
+mod request;
+mod send;
+mod sign;
+mod upload;
+
+pub use object::Download;
+
+use crate::{Credentials, Endpoint, Error, Result};
+use body::Outgoing;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Region that is signed for.
+    pub region: String,
+    /// Certificates (PEM) trusted beside those of the system: the CA of the storage node.
+    pub ca_pem: Option<Vec<u8>>,
+    /// A connection that does not stand after this has failed.
+    pub connect_timeout: Duration,
+    /// A request on which no byte moves for this long has failed, so that a dead storage node holds no caller for ever.
+    /// The time a caller needs to give or take bytes does not count.
+    pub stall_timeout: Duration,
+    /// How often a request is tried again after a broken connection or a 503, where a repetition cannot do harm.
+    pub retries: u32,
+    /// Bodies larger than this many bytes are written as a multipart upload with parts of this size (S3: at least 5 MiB).
+    /// One part is held in memory per request under way, so that it can be signed and sent again.
+    pub part_size: usize,
+    /// How many parts of one body are under way at the same time.
+    pub parallel_parts: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            region: "us-east-1".to_owned(),
+            ca_pem: None,
+            connect_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+            retries: 4,
+            part_size: 16 << 20,
+            parallel_parts: 2,
+        }
+    }
+}
+
+/// A client of one storage node. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    credentials: Credentials,
+    options: Options,
+    http: Http<HttpsConnector<HttpConnector>, Outgoing>,
+}
+
+impl Client {
+    /// A client of the storage node at `endpoint`. Nothing is sent yet. Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `ca_pem` holds no certificate, or when TLS is asked for and there is nothing to trust.
+    pub fn new(endpoint: Endpoint, credentials: Credentials, options: Options) -> Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(options.connect_timeout));
+        tcp.set_keepalive(Some(Duration::from_secs(15)));
+        // hyper's client and not reqwest: reqwest's URL type folds `..` and `.` path segments, which are legal in keys.
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_config(&endpoint, options.ca_pem.as_deref())?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let http = Http::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(64)
+            .http1_read_buf_exact_size(256 << 10)
+            .build(connector);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                endpoint,
+                credentials,
+                options,
+                http,
+            }),
+        })
+    }
+
+    /// The storage node that is asked.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.inner.endpoint)
+            .field("credentials", &self.inner.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+fn tls_config(endpoint: &Endpoint, ca_pem: Option<&[u8]>) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    if endpoint.is_tls() {
+        // An image without system certificates is fine as long as a CA is given, so errors show only in an empty store.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(pem) = ca_pem {
+        let mut found = false;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate
+                .map_err(|error| Error::Invalid(format!("the CA certificate is not PEM: {error}")))?;
+            roots
+                .add(certificate)
+                .map_err(|error| Error::Invalid(format!("the CA certificate cannot be used: {error}")))?;
+            found = true;
+        }
+        if !found {
+            return Err(Error::Invalid(
+                "the CA file holds no certificate; give one or more PEM certificates".to_owned(),
+            ));
+        }
+    }
+    if endpoint.is_tls() && roots.is_empty() {
+        return Err(Error::Invalid(format!(
+            "no CA certificate is known to trust {endpoint} with; give the storage node's CA certificate"
+        )));
+    }
+    // The provider is named here, so that a program need not install a default one for this client.
+    Ok(
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Invalid(format!("TLS cannot be set up: {error}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
+}

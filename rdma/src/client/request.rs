@@ -1,0 +1,204 @@
+//! A request before it is signed and sent, in a form that can be sent again.
+
+use crate::{Error, Result, types::Condition, types::ObjectHeaders, types::Range};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{
+        CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, IF_MATCH,
+        IF_NONE_MATCH, RANGE,
+    },
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// What SigV4 leaves unencoded (RFC 3986, 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
+
+/// The body of a request; always in memory, so that it can be signed and sent again.
+#[derive(Clone)]
+pub(super) enum Payload {
+    Empty,
+    Bytes(Bytes),
+}
+
+/// Which failures a repetition is harmless after.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The request may be performed any number of times with the same outcome.
+    Always,
+    /// Only when it was certainly not performed: no connection, or the node said 503.
+    Unperformed,
+}
+
+pub(super) struct Request {
+    pub method: Method,
+    pub path_and_query: String,
+    pub headers: HeaderMap,
+    pub payload: Payload,
+    pub repeat: Repeat,
+}
+
+impl Request {
+    /// A request on `bucket`, or on `key` in it. GET, HEAD, PUT and DELETE may be repeated, until
+    /// [`Request::once`] says otherwise.
+    pub fn new(method: Method, bucket: &str, key: Option<&str>) -> Self {
+        let mut path = format!("/{}", utf8_percent_encode(bucket, UNRESERVED));
+        if let Some(key) = key {
+            path.push('/');
+            path.extend(utf8_percent_encode(key, PATH));
+        }
+        let repeat = if method == Method::POST {
+            Repeat::Unperformed
+        } else {
+            Repeat::Always
+        };
+        Self {
+            method,
+            path_and_query: path,
+            headers: HeaderMap::new(),
+            payload: Payload::Empty,
+            repeat,
+        }
+    }
+
+    /// Adds `name=value` to the query.
+    pub fn query(mut self, name: &str, value: &str) -> Self {
+        self.path_and_query.push(if self.path_and_query.contains('?') {
+            '&'
+        } else {
+            '?'
+        });
+        self.path_and_query.push_str(name);
+        self.path_and_query.push('=');
+        self.path_and_query.extend(utf8_percent_encode(value, UNRESERVED));
+        self
+    }
+
+    pub fn body(mut self, bytes: Bytes) -> Self {
+        self.payload = Payload::Bytes(bytes);
+        self
+    }
+
+    /// Not repeated once it may have been performed.
+    pub fn once(mut self) -> Self {
+        self.repeat = Repeat::Unperformed;
+        self
+    }
+
+    pub fn header(mut self, name: HeaderName, value: &str) -> Result<Self> {
+        let value = HeaderValue::from_str(value)
+            .ok()
+            .filter(|value| value.to_str().is_ok())
+            .ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{value:?} cannot be sent as header {name}; use printable ASCII"
+                ))
+            })?;
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+
+    pub fn range(self, range: Option<Range>) -> Result<Self> {
+        match range {
+            None => Ok(self),
+            Some(Range::From { first, last: None }) => self.header(RANGE, &format!("bytes={first}-")),
+            Some(Range::From {
+                first,
+                last: Some(last),
+            }) => self.header(RANGE, &format!("bytes={first}-{last}")),
+            Some(Range::Suffix { length }) => self.header(RANGE, &format!("bytes=-{length}")),
+        }
+    }
+
+    /// A conditional write is not repeated: after a lost answer its own first try would fail the second.
+    pub fn condition(mut self, condition: &Condition) -> Result<Self> {
+        let quoted = |tag: &str| {
+            if tag == "*" {
+                tag.to_owned()
+            } else {
+                format!("\"{}\"", tag.trim_matches('"'))
+            }
+        };
+        if let Some(tag) = &condition.if_match {
+            self = self.header(IF_MATCH, &quoted(tag))?;
+        }
+        if let Some(tag) = &condition.if_none_match {
+            self = self.header(IF_NONE_MATCH, &quoted(tag))?;
+        }
+        if !condition.is_empty() && self.method != Method::GET && self.method != Method::HEAD {
+            self = self.once();
+        }
+        Ok(self)
+    }
+
+    pub fn object_headers(mut self, headers: &ObjectHeaders) -> Result<Self> {
+        for (name, value) in [
+            (CONTENT_TYPE, &headers.content_type),
+            (CONTENT_ENCODING, &headers.content_encoding),
+            (CONTENT_DISPOSITION, &headers.content_disposition),
+            (CONTENT_LANGUAGE, &headers.content_language),
+            (CACHE_CONTROL, &headers.cache_control),
+        ] {
+            if let Some(value) = value {
+                self = self.header(name, value)?;
+            }
+        }
+        for (name, value) in &headers.metadata {
+            let header = HeaderName::try_from(format!("x-amz-meta-{name}"))
+                .map_err(|_| Error::Invalid(format!("{name:?} cannot be the name of object metadata")))?;
+            self = self.header(header, value)?;
+        }
+        Ok(self)
+    }
+}
+
+/// The path of an object as `x-amz-copy-source` wants it.
+pub(super) fn copy_source(bucket: &str, key: &str) -> String {
+    format!(
+        "{}/{}",
+        utf8_percent_encode(bucket, UNRESERVED),
+        utf8_percent_encode(key, PATH)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_encoded_byte_by_byte_and_keep_their_slashes() {
+        let request = Request::new(Method::GET, "b", Some("a b/../ü+?#%/~"));
+        assert_eq!(request.path_and_query, "/b/a%20b/../%C3%BC%2B%3F%23%25/~");
+        let request = request.query("list-type", "2").query("prefix", "x/&y");
+        assert!(request.path_and_query.ends_with("?list-type=2&prefix=x%2F%26y"));
+    }
+
+    #[test]
+    fn metadata_that_is_not_ascii_is_refused() {
+        let mut headers = ObjectHeaders::default();
+        headers.metadata.insert("name".to_owned(), "grün".to_owned());
+        let refused = Request::new(Method::PUT, "b", Some("k")).object_headers(&headers);
+        assert!(matches!(refused, Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_conditional_write_is_not_repeated() {
+        let condition = Condition {
+            if_none_match: Some("*".to_owned()),
+            if_match: None,
+        };
+        let put = Request::new(Method::PUT, "b", Some("k"))
+            .condition(&condition)
+            .unwrap();
+        assert!(put.repeat == Repeat::Unperformed);
+        let get = Request::new(Method::GET, "b", Some("k"))
+            .condition(&condition)
+            .unwrap();
+        assert!(get.repeat == Repeat::Always);
+    }
+}

@@ -1,0 +1,215 @@
+//! Sending: deadlines, repetition, and telling refusals from failures.
+
+use super::{
+    Client,
+    body::{Outgoing, Progress},
+    request::{Repeat, Request},
+    sign::sign_headers,
+};
+use crate::{Error, Result, xml};
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::time::Duration;
+
+/// Error documents and other small answers are never longer than this; a page of a listing is some 100 kB.
+const MAX_DOCUMENT: usize = 8 << 20;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Client {
+    /// Sends until there is an answer that is not an error, or the failure stands.
+    pub(super) async fn send(&self, request: &Request) -> Result<Response<Incoming>> {
+        let mut tried = 0;
+        loop {
+            let error = match self.send_once(request).await {
+                Ok(response) => return Ok(response),
+                Err(failure) if tried < self.inner.options.retries && failure.may_repeat(request.repeat) => {
+                    failure.error
+                }
+                Err(failure) => return Err(failure.error),
+            };
+            let pause = pause_before(tried);
+            tried += 1;
+            tracing::debug!(%error, tried, ?pause, method = %request.method, "request is sent again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// As [`Client::send`], and the whole answer, for answers that are small.
+    pub(super) async fn fetch(&self, request: &Request) -> Result<(Response<()>, Bytes)> {
+        let mut tried = 0;
+        loop {
+            let response = self.send(request).await?;
+            let (parts, body) = response.into_parts();
+            match self.collect(body).await {
+                Ok(document) => return Ok((Response::from_parts(parts, ()), document)),
+                Err(error @ Error::Unreachable { .. })
+                    if tried < self.inner.options.retries && request.repeat == Repeat::Always =>
+                {
+                    tracing::debug!(%error, "the answer broke off; request is sent again");
+                    tokio::time::sleep(pause_before(tried)).await;
+                    tried += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn send_once(&self, request: &Request) -> std::result::Result<Response<Incoming>, Failure> {
+        let uri = self.inner.endpoint.uri(&request.path_and_query)?;
+        let mut headers = request.headers.clone();
+        sign_headers(
+            &self.inner.credentials,
+            &self.inner.options.region,
+            &request.method,
+            &uri,
+            &mut headers,
+            &request.payload,
+        )?;
+        let progress = Progress::begin();
+        let mut message = http::Request::new(Outgoing::new(&request.payload, progress.clone()));
+        *message.method_mut() = request.method.clone();
+        *message.uri_mut() = uri;
+        *message.headers_mut() = headers;
+
+        let answer = self.inner.http.request(message);
+        tokio::pin!(answer);
+        let stall = self.inner.options.stall_timeout;
+        let answer = loop {
+            let deadline = progress.deadline(stall);
+            match tokio::time::timeout_at(deadline.into(), &mut answer).await {
+                Ok(answer) => break answer,
+                // Something moved while we waited: wait on.
+                Err(_) if progress.deadline(stall) > deadline => {}
+                Err(_) => return Err(self.stalled().into()),
+            }
+        };
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                let performed = !error.is_connect();
+                return Err(Failure {
+                    error: self.unreachable(error),
+                    performed,
+                    repeatable: true,
+                });
+            }
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.collect(response.into_body()).await.unwrap_or_default();
+        let (code, message) = match xml::error(&body) {
+            Some(said) => said,
+            None => (
+                code_of(status),
+                status.canonical_reason().unwrap_or("").to_owned(),
+            ),
+        };
+        Err(Failure {
+            error: Error::Refused {
+                status: status.as_u16(),
+                code,
+                message,
+            },
+            performed: false,
+            repeatable: status == StatusCode::SERVICE_UNAVAILABLE,
+        })
+    }
+
+    /// The next piece of an answer's body; `None` at its end.
+    pub(super) async fn next_piece(&self, body: &mut Incoming) -> Result<Option<Bytes>> {
+        loop {
+            let frame = match tokio::time::timeout(self.inner.options.stall_timeout, body.frame()).await {
+                Err(_) => return Err(self.stalled()),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(self.unreachable(error)),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data()
+                && !data.is_empty()
+            {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Bytes> {
+        let mut document = BytesMut::new();
+        while let Some(piece) = self.next_piece(&mut body).await? {
+            if document.len() + piece.len() > MAX_DOCUMENT {
+                return Err(self.malformed(format!("it is longer than {MAX_DOCUMENT} bytes")));
+            }
+            document.extend_from_slice(&piece);
+        }
+        Ok(document.freeze())
+    }
+
+    pub(super) fn malformed(&self, cause: impl Into<String>) -> Error {
+        Error::Malformed {
+            endpoint: self.inner.endpoint.to_string(),
+            cause: cause.into(),
+        }
+    }
+
+    pub(super) fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Unreachable {
+            endpoint: self.inner.endpoint.to_string(),
+            source: source.into(),
+        }
+    }
+
+    fn stalled(&self) -> Error {
+        Error::Stalled {
+            endpoint: self.inner.endpoint.to_string(),
+            after: self.inner.options.stall_timeout,
+        }
+    }
+}
+
+struct Failure {
+    error: Error,
+    /// Whether the storage node may have performed the request.
+    performed: bool,
+    /// Whether another try can have another outcome.
+    repeatable: bool,
+}
+
+impl Failure {
+    fn may_repeat(&self, repeat: Repeat) -> bool {
+        self.repeatable && (repeat == Repeat::Always || !self.performed)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            performed: true,
+            repeatable: false,
+        }
+    }
+}
+
+/// Doubles from try to try, with up to half of it at random, so that many clients do not come back at once.
+fn pause_before(tried: u32) -> Duration {
+    let full = FIRST_PAUSE.saturating_mul(1 << tried.min(8)).min(LONGEST_PAUSE);
+    full.mul_f64(rand::random_range(0.5..1.0))
+}
+
+/// The code for an answer without an error document.
+fn code_of(status: StatusCode) -> String {
+    match status {
+        StatusCode::NOT_FOUND => "NotFound".to_owned(),
+        StatusCode::FORBIDDEN => "AccessDenied".to_owned(),
+        StatusCode::NOT_MODIFIED => "NotModified".to_owned(),
+        StatusCode::PRECONDITION_FAILED => "PreconditionFailed".to_owned(),
+        StatusCode::RANGE_NOT_SATISFIABLE => "InvalidRange".to_owned(),
+        StatusCode::CONFLICT => "Conflict".to_owned(),
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable".to_owned(),
+        other => format!("Http{}", other.as_u16()),
+    }
+}

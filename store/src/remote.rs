@@ -1,0 +1,438 @@
+//! The remote engine: a storage node, asked over the client of `penstock-rdma`.
+
+use crate::engine::{
+    Body, BucketInfo, ByteRange, Engine, Error, Headers, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
+    PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, ObjectHeaders};
+
+/// Objects that live on a storage node.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    client: Client,
+}
+
+impl Remote {
+    /// The engine over a client of a storage node.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// The client that is asked.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// HEAD answers carry no error code: 404 may mean the object or its bucket.
+    async fn which_is_missing(&self, object: &ObjectRef) -> Error {
+        match self.client.head_bucket(&object.bucket).await {
+            Ok(()) => Error::NoSuchKey(object.clone()),
+            Err(error) if error.code() == Some("NotFound") => Error::NoSuchBucket(object.bucket.clone()),
+            Err(error) => failed(error, &About::object(object)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Engine for Remote {
+    async fn create_bucket(&self, bucket: &str) -> Result<()> {
+        let outcome = self.client.create_bucket(bucket).await;
+        outcome.map_err(|error| failed(error, &About::bucket(bucket)))
+    }
+
+    async fn bucket(&self, bucket: &str) -> Result<BucketInfo> {
+        // HeadBucket says no date; ListBuckets does.
+        let buckets = self.buckets().await?;
+        let found = buckets.into_iter().find(|info| info.name == bucket);
+        found.ok_or_else(|| Error::NoSuchBucket(bucket.to_owned()))
+    }
+
+    async fn delete_bucket(&self, bucket: &str) -> Result<()> {
+        let outcome = self.client.delete_bucket(bucket).await;
+        outcome.map_err(|error| failed(error, &About::bucket(bucket)))
+    }
+
+    async fn buckets(&self) -> Result<Vec<BucketInfo>> {
+        let buckets = self.client.buckets().await;
+        let buckets = buckets.map_err(|error| failed(error, &About::bucket("")))?;
+        Ok(buckets
+            .into_iter()
+            .map(|bucket| BucketInfo {
+                name: bucket.name,
+                created: bucket.created,
+            })
+            .collect())
+    }
+
+    async fn put(&self, object: &ObjectRef, options: PutOptions, body: Body) -> Result<ObjectInfo> {
+        let PutOptions {
+            headers,
+            precondition,
+            size,
+        } = options;
+        let sent = to_headers(&headers);
+        let condition = to_condition(&precondition);
+        let written = self
+            .client
+            .put(&object.bucket, &object.key, size, &sent, &condition, body)
+            .await
+            .map_err(|error| failed(error, &About::object(object)))?;
+        Ok(ObjectInfo {
+            size: written.moved.bytes,
+            etag: written.etag,
+            modified: written.modified,
+            crc64nvme: written.crc64nvme,
+            headers,
+        })
+    }
+
+    async fn get(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+    ) -> Result<Object> {
+        let range = range.map(|range| match range {
+            ByteRange::From { first, last } => rdma::Range::From { first, last },
+            ByteRange::Suffix { length } => rdma::Range::Suffix { length },
+        });
+        let condition = to_condition(precondition);
+        let opened = self
+            .client
+            .get(&object.bucket, &object.key, range, &condition)
+            .await;
+        let download = opened.map_err(|error| failed(error, &About::object(object)))?;
+        Ok(Object {
+            info: to_info(download.head),
+            range: download.range,
+            body: download
+                .body
+                .map(|piece| piece.map_err(std::io::Error::other))
+                .boxed(),
+        })
+    }
+
+    async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo> {
+        match self.client.head(&object.bucket, &object.key).await {
+            Ok(head) => Ok(to_info(head)),
+            Err(error) if error.code() == Some("NotFound") => Err(self.which_is_missing(object).await),
+            Err(error) => Err(failed(error, &About::object(object))),
+        }
+    }
+
+    async fn delete(&self, object: &ObjectRef) -> Result<()> {
+        let outcome = self.client.delete(&object.bucket, &object.key).await;
+        outcome.map_err(|error| failed(error, &About::object(object)))
+    }
+
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo> {
+        let headers = headers.as_ref().map(to_headers);
+        let copied = self
+            .client
+            .copy((&from.bucket, &from.key), (&to.bucket, &to.key), headers.as_ref())
+            .await;
+        copied.map_err(|error| match error.code() {
+            Some("NoSuchKey") => Error::NoSuchKey(from.clone()),
+            _ => failed(error, &About::object(to)),
+        })?;
+        self.head(to).await
+    }
+
+    async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage> {
+        let asked = ListingQuery {
+            prefix: query.prefix.clone(),
+            delimiter: query.delimiter.clone(),
+            start_after: query.start_after.clone(),
+            continuation: None,
+            limit: query.limit,
+        };
+        let listing = self.client.list(bucket, &asked).await;
+        let listing = listing.map_err(|error| failed(error, &About::bucket(bucket)))?;
+        let last_key = listing.objects.last().map(|(key, _)| key);
+        let next = listing
+            .next
+            .and_then(|_| last_key.max(listing.common_prefixes.last()).cloned());
+        Ok(ListPage {
+            objects: listing
+                .objects
+                .into_iter()
+                .map(|(key, head)| (key, to_info(head)))
+                .collect(),
+            common_prefixes: listing.common_prefixes,
+            next,
+        })
+    }
+
+    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String> {
+        let begun = self
+            .client
+            .create_upload(&object.bucket, &object.key, &to_headers(&headers))
+            .await;
+        begun.map_err(|error| failed(error, &About::object(object)))
+    }
+
+    async fn upload_part(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        number: u16,
+        size: Option<u64>,
+        mut body: Body,
+    ) -> Result<PartInfo> {
+        // A part is sent from memory, so that it can be sent again.
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(Error::Body)?;
+            if bytes.is_empty() && size == Some(piece.len() as u64) {
+                bytes = BytesMut::from(piece);
+                continue;
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if let Some(expected) = size
+            && expected != bytes.len() as u64
+        {
+            return Err(Error::IncompleteBody {
+                expected,
+                got: bytes.len() as u64,
+            });
+        }
+        let bytes: Bytes = bytes.freeze();
+        let part = self
+            .client
+            .upload_part(&object.bucket, &object.key, upload, number, bytes)
+            .await
+            .map_err(|error| failed(error, &About::upload(object, upload)))?;
+        Ok(to_part(part))
+    }
+
+    async fn complete_upload(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        parts: &[PartRef],
+        precondition: &Precondition,
+    ) -> Result<ObjectInfo> {
+        let named: Vec<_> = parts
+            .iter()
+            .map(|part| rdma::PartId {
+                number: part.number,
+                etag: part.etag.clone(),
+            })
+            .collect();
+        let condition = to_condition(precondition);
+        self.client
+            .complete_upload(&object.bucket, &object.key, upload, &named, &condition)
+            .await
+            .map_err(|error| failed(error, &About::upload(object, upload)))?;
+        self.head(object).await
+    }
+
+    async fn abort_upload(&self, object: &ObjectRef, upload: &str) -> Result<()> {
+        let outcome = self
+            .client
+            .abort_upload(&object.bucket, &object.key, upload)
+            .await;
+        outcome.map_err(|error| failed(error, &About::upload(object, upload)))
+    }
+
+    async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>> {
+        let parts = self.client.parts(&object.bucket, &object.key, upload).await;
+        let parts = parts.map_err(|error| failed(error, &About::upload(object, upload)))?;
+        Ok(parts.into_iter().map(to_part).collect())
+    }
+
+    async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>> {
+        let uploads = self.client.uploads(bucket).await;
+        let uploads = uploads.map_err(|error| failed(error, &About::bucket(bucket)))?;
+        Ok(uploads
+            .into_iter()
+            .map(|upload| UploadInfo {
+                key: upload.key,
+                id: upload.id,
+                started: upload.started,
+            })
+            .collect())
+    }
+}
+
+fn to_condition(precondition: &Precondition) -> Condition {
+    Condition {
+        if_match: precondition.if_match.clone(),
+        if_none_match: precondition.if_none_match.clone(),
+    }
+}
+
+fn to_headers(headers: &Headers) -> ObjectHeaders {
+    ObjectHeaders {
+        content_type: headers.content_type.clone(),
+        content_encoding: headers.content_encoding.clone(),
+        content_disposition: headers.content_disposition.clone(),
+        content_language: headers.content_language.clone(),
+        cache_control: headers.cache_control.clone(),
+        metadata: headers.metadata.clone(),
+    }
+}
+
+fn to_info(head: ObjectHead) -> ObjectInfo {
+    ObjectInfo {
+        size: head.size,
+        etag: head.etag,
+        modified: head.modified,
+        crc64nvme: head.crc64nvme,
+        headers: Headers {
+            content_type: head.headers.content_type,
+            content_encoding: head.headers.content_encoding,
+            content_disposition: head.headers.content_disposition,
+            content_language: head.headers.content_language,
+            cache_control: head.headers.cache_control,
+            metadata: head.headers.metadata,
+        },
+    }
+}
+
+fn to_part(part: rdma::Part) -> PartInfo {
+    PartInfo {
+        number: part.number,
+        size: part.size,
+        etag: part.etag,
+        modified: part.modified,
+    }
+}
+
+/// What a request was about, to give an S3 error code its object back.
+struct About<'a> {
+    bucket: &'a str,
+    key: &'a str,
+    upload: &'a str,
+}
+
+impl<'a> About<'a> {
+    fn bucket(bucket: &'a str) -> Self {
+        Self {
+            bucket,
+            key: "",
+            upload: "",
+        }
+    }
+
+    fn object(object: &'a ObjectRef) -> Self {
+        Self {
+            bucket: &object.bucket,
+            key: &object.key,
+            upload: "",
+        }
+    }
+
+    fn upload(object: &'a ObjectRef, upload: &'a str) -> Self {
+        Self {
+            upload,
+            ..Self::object(object)
+        }
+    }
+}
+
+/// The engine's error for a failure of the client.
+fn failed(error: rdma::Error, about: &About<'_>) -> Error {
+    let object = || ObjectRef::new(about.bucket, about.key);
+    match error {
+        rdma::Error::Refused {
+            status,
+            code,
+            message,
+        } => match code.as_str() {
+            "NoSuchBucket" => Error::NoSuchBucket(about.bucket.to_owned()),
+            "NotFound" if about.key.is_empty() => Error::NoSuchBucket(about.bucket.to_owned()),
+            "NoSuchKey" | "NotFound" => Error::NoSuchKey(object()),
+            "BucketAlreadyOwnedByYou" | "BucketAlreadyExists" => Error::BucketExists(about.bucket.to_owned()),
+            "BucketNotEmpty" => Error::BucketNotEmpty(about.bucket.to_owned()),
+            "InvalidBucketName" => Error::InvalidBucketName {
+                name: about.bucket.to_owned(),
+                cause: "the storage node refuses it",
+            },
+            "KeyTooLongError" => Error::InvalidKey {
+                key: about.key.chars().take(64).collect(),
+                cause: "it is longer than 1024 bytes",
+            },
+            "PreconditionFailed" => Error::PreconditionFailed(object()),
+            "NotModified" => Error::NotModified(object()),
+            "InvalidRange" => Error::InvalidRange {
+                size: first_number(&message),
+            },
+            "NoSuchUpload" => Error::NoSuchUpload(about.upload.to_owned()),
+            "InvalidPart" => Error::InvalidPart(part_number(&message)),
+            "InvalidPartOrder" => Error::InvalidPartOrder,
+            "EntityTooSmall" => Error::PartTooSmall(part_number(&message)),
+            "BadDigest" | "XAmzContentChecksumMismatch" => Error::BadDigest("checksum"),
+            "InvalidArgument" | "InvalidRequest" => Error::InvalidArgument(message),
+            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => {
+                Error::AccessDenied(format!("{code}: {message}"))
+            }
+            "InsufficientStorage" => Error::NoSpace(object().to_string()),
+            _ => Error::Internal {
+                doing: "answered a request",
+                source: rdma::Error::Refused {
+                    status,
+                    code,
+                    message,
+                }
+                .into(),
+            },
+        },
+        rdma::Error::Unreachable { endpoint, source } => Error::Unreachable { endpoint, source },
+        rdma::Error::Stalled { ref endpoint, .. } => Error::Unreachable {
+            endpoint: endpoint.clone(),
+            source: error.into(),
+        },
+        rdma::Error::Body(source) => Error::Body(source),
+        rdma::Error::Length { expected, got } => Error::IncompleteBody { expected, got },
+        rdma::Error::Invalid(cause) => Error::InvalidArgument(cause),
+        rdma::Error::Malformed { .. } | rdma::Error::Damaged => Error::Internal {
+            doing: "answered a request",
+            source: error.into(),
+        },
+    }
+}
+
+/// The first number in a message of ours, as the part in "part 3 was not uploaded"; 0 when another server words it otherwise.
+fn first_number(message: &str) -> u64 {
+    let digits = message
+        .split(|c: char| !c.is_ascii_digit())
+        .find(|run| !run.is_empty());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+fn part_number(message: &str) -> u16 {
+    u16::try_from(first_number(message)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_becomes_the_error_of_what_was_asked() {
+        let refused = |code: &str, message: &str| rdma::Error::Refused {
+            status: 400,
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        let object = ObjectRef::new("b", "k");
+        let about = About::upload(&object, "u");
+        assert!(matches!(failed(refused("NoSuchKey", ""), &about), Error::NoSuchKey(o) if o == object));
+        assert!(
+            matches!(failed(refused("NotFound", ""), &About::bucket("b")), Error::NoSuchBucket(b) if b == "b")
+        );
+        let invalid = Error::InvalidPart(12).to_string();
+        assert!(matches!(
+            failed(refused("InvalidPart", &invalid), &about),
+            Error::InvalidPart(12)
+        ));
+        assert!(matches!(
+            failed(refused("SlowDown", ""), &about),
+            Error::Internal { .. }
+        ));
+    }
+}
