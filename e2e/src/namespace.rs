@@ -52,6 +52,19 @@ impl Namespace {
         Ok(Self { client, name })
     }
 
+    /// A namespace that stays: created when it is missing.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn existing(client: Client, name: &str) -> Result<Self> {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        object::apply(&client, None, &object).await?;
+        Ok(Self {
+            client,
+            name: name.into(),
+        })
+    }
+
     /// The typed API in this namespace.
     #[must_use]
     pub fn api<K>(&self) -> Api<K>

@@ -144,12 +144,15 @@ impl Pod {
         Ok(self.pods().logs(&self.name, &LogParams::default()).await?)
     }
 
-    /// Deletes it and waits until it is gone, its volumes unmounted.
+    /// Deletes it, if it is there, and waits until it is gone, its volumes unmounted.
     ///
     /// # Errors
     /// When it does not go in time.
     pub async fn deleted(self) -> Result<()> {
         let pods = self.pods();
+        if pods.get_opt(&self.name).await?.is_none() {
+            return Ok(());
+        }
         pods.delete(&self.name, &DeleteParams::default()).await?;
         eventually(&format!("pod {} is gone", self.name), async || {
             Ok(match pods.get_opt(&self.name).await? {

@@ -1,0 +1,58 @@
+"""Runs the rows, prints a table and keeps one JSON object a row in target/bench/results.jsonl."""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import mount
+import peers
+import reconcile
+import s3
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "target/bench/results.jsonl"
+ROWS = [*s3.ROWS, *mount.ROWS, *reconcile.ROWS]
+
+
+def show(result):
+    def number(value):
+        return "-" if value is None else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+    ratio = "-" if result["ratio"] is None else f"{result['ratio']:.2f}x"
+    goal = "" if result["goal"] is None else f" (goal {result['goal']:.2f}x)"
+    cpu = "" if result["cpu_s_per_gib_ours"] is None else (
+        f"; CPU s/GiB {result['cpu_s_per_gib_ours']:.2f} to {number(result['cpu_s_per_gib_peer'])}")
+    print(f"{result['row']:<18} {number(result['ours']):>9} {result['unit']:<7} {result['peer_name']:<22} "
+          f"{number(result['peer']):>9}  {ratio:>7}{goal}{cpu}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--row", default=".", help="only rows whose name matches this regular expression")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    options = parser.parse_args()
+    rows = [(name, measure) for name, measure in ROWS if re.search(options.row, name)]
+    if options.list:
+        print("\n".join(name for name, _ in rows))
+        return
+    if not rows:
+        sys.exit(f"no row matches {options.row!r}; the rows are: {', '.join(name for name, _ in ROWS)}")
+    print("==> release binaries", flush=True)
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
+    peers.install()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with open(RESULTS, "w", encoding="utf-8") as kept:
+        for name, measure in rows:
+            print(f"==> {name}", flush=True)
+            for result in measure(name):
+                kept.write(json.dumps(result) + "\n")
+                kept.flush()
+                show(result)
+    print(f"==> {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

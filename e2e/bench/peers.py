@@ -1,0 +1,136 @@
+"""The servers that are measured: ours and its peers, each on a loopback port of its own, each stopped in any case."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import boto3
+from botocore.config import Config
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE") or pathlib.Path(
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "penstock")
+RCLONE_VERSION = "v1.71.2"
+RCLONE = CACHE / f"rclone-{RCLONE_VERSION}" / "rclone"
+KEY, SECRET = "AKIABENCHMARK", "benchmark-secret-key-0123456789abcdef012"
+DEBIAN = {"nginx": "nginx-light", "wrk": "wrk", "curl": "curl", "fusermount3": "fuse3"}
+
+
+def install():
+    """Installs the peers that are missing."""
+    missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
+    if missing:
+        print(f"==> installing {' '.join(missing)}", flush=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True,
+                       stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    if not RCLONE.exists():
+        print(f"==> building rclone {RCLONE_VERSION} (some minutes, once)", flush=True)
+        RCLONE.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["go", "install", "-trimpath", "-ldflags=-s -w", f"github.com/rclone/rclone@{RCLONE_VERSION}"],
+                       check=True, env={**os.environ, "GOBIN": str(RCLONE.parent), "CGO_ENABLED": "0"})
+
+
+@contextlib.contextmanager
+def folder():
+    """A scratch folder on the disk that everything is measured on."""
+    base = pathlib.Path(os.environ["PENSTOCK_RUN"]) / "bench"
+    base.mkdir(parents=True, exist_ok=True)
+    path = pathlib.Path(tempfile.mkdtemp(dir=base))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(command, port, log, **options):
+    """A server process that listens on `port`, stopped at the end."""
+    with open(log, "w", encoding="utf-8") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
+    try:
+        deadline = time.monotonic() + 30
+        while port is not None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} does not listen: {pathlib.Path(log).read_text()[-2000:]}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Server:
+    """A server under measurement: its process and an S3 client for it, where it speaks S3."""
+
+    def __init__(self, name, pid, url, s3=True):
+        self.name, self.pid, self.url = name, pid, url
+        self.s3 = boto3.client(
+            "s3", endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, signature_version="s3v4")) if s3 else None
+
+    def get_url(self, key):
+        """Where `bench/key` is read: presigned for an hour, or plain."""
+        if self.s3 is None:
+            return f"{self.url}/bench/{key}"
+        return self.s3.generate_presigned_url("get_object", Params={"Bucket": "bench", "Key": key}, ExpiresIn=3600)
+
+    def put_url(self, key):
+        """Where `bench/key` is written."""
+        return self.s3.generate_presigned_url("put_object", Params={"Bucket": "bench", "Key": key}, ExpiresIn=3600)
+
+
+@contextlib.contextmanager
+def penstock(path):
+    """Our storage node, release build, plain HTTP as its peers."""
+    port, data = free_port(), path / "penstock"
+    command = [ROOT / "target/release/penstock-store", "serve", "--data", data, "--listen", f"127.0.0.1:{port}"]
+    environment = {**os.environ, "PENSTOCK_ROOT_ACCESS_KEY": KEY, "PENSTOCK_ROOT_SECRET_KEY": SECRET, "RUST_LOG": "warn"}
+    with running(command, port, path / "penstock.log", env=environment) as process:
+        yield Server("penstock", process.pid, f"http://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def rclone(path):
+    """`rclone serve s3` over a local folder."""
+    port, data = free_port(), path / "rclone"
+    data.mkdir()
+    command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", data]
+    with running(command, port, path / "rclone.log", env={**os.environ, "RCLONE_CONFIG": "/dev/null"}) as process:
+        yield Server("rclone serve s3", process.pid, f"http://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def nginx(path):
+    """nginx with sendfile over plain files, without any authorisation: a ceiling for GET."""
+    port, data = free_port(), path / "nginx"
+    (data / "bench").mkdir(parents=True)
+    config = path / "nginx.conf"
+    config.write_text(f"""
+        daemon off; worker_processes 2; pid {path}/nginx.pid; error_log {path}/nginx.err; user root;
+        events {{ worker_connections 1024; }}
+        http {{
+          access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+          client_body_temp_path {path}/nb; proxy_temp_path {path}/np; fastcgi_temp_path {path}/nf;
+          uwsgi_temp_path {path}/nu; scgi_temp_path {path}/ns;
+          server {{ listen 127.0.0.1:{port}; root {data}; }}
+        }}""")
+    with running(["nginx", "-c", str(config), "-p", str(path)], port, path / "nginx.log") as process:
+        yield Server("nginx sendfile", process.pid, f"http://127.0.0.1:{port}", s3=False)

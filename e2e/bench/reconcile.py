@@ -1,0 +1,115 @@
+"""The operator: from apply to Ready against a bare StatefulSet of the same image, and its memory against a Go sidecar's."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import time
+
+from measure import row, shell
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUN = ROOT / "e2e/cluster/run"
+NAMESPACE = "penstock-bench"
+SYSTEM = "penstock-system"
+RUNS = 3
+
+
+def kubectl(*args, text=None):
+    return shell([RUN, "kubectl", *args], input=text)
+
+
+def apply(manifest):
+    kubectl("apply", "-n", NAMESPACE, "-f", "-", text=json.dumps(manifest))
+
+
+def seconds_until(kind, name, condition):
+    start = time.monotonic()
+    kubectl("-n", NAMESPACE, "wait", f"{kind}/{name}", f"--for={condition}", "--timeout=120s")
+    return time.monotonic() - start
+
+
+def cluster(number):
+    template = {"size": "1Gi"}
+    if "local-disks" in kubectl("get", "storageclasses", "-o", "name"):
+        template["storageClassName"] = "local-disks"
+    return {
+        "apiVersion": "penstock.io/v1alpha1", "kind": "StorageCluster", "metadata": {"name": f"bench-{number}"},
+        "spec": {"storage": {"volumeClaimTemplate": template}, "deletionPolicy": "Delete"},
+    }
+
+
+def bare(number, image):
+    """The same program without an operator: what Kubernetes itself needs."""
+    labels = {"app": f"bare-{number}"}
+    return {
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": f"bare-{number}"},
+        "spec": {
+            "serviceName": f"bare-{number}", "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {
+                "containers": [{
+                    "name": "store", "image": image, "imagePullPolicy": "IfNotPresent",
+                    "args": ["serve", "--data=/data", "--listen=0.0.0.0:9000", "--admin-listen=0.0.0.0:9001"],
+                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9001}, "periodSeconds": 1},
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                }],
+                "securityContext": {"runAsUser": 65532, "fsGroup": 65532},
+                "volumes": [{"name": "data", "emptyDir": {}}],
+            }},
+        },
+    }
+
+
+def prepare():
+    """A cluster with the chart installed; its images are the ones that the tests use."""
+    if not os.environ.get("KUBECONFIG"):
+        subprocess.run([ROOT / "e2e/cluster/up"], check=True, env={**os.environ, "PROFILE": "dev"})
+    shell([RUN, "helm", "upgrade", "--install", "penstock", ROOT / "charts/penstock", "-n", SYSTEM, "--create-namespace",
+           "--values", os.environ.get("PENSTOCK_VALUES", ROOT / "e2e/values.yaml"), "--wait", "--timeout", "4m"])
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    kubectl("create", "namespace", NAMESPACE)
+
+
+def ready_time(name):
+    prepare()
+    try:
+        ours, peer = [], []
+        for number in range(RUNS):
+            apply(cluster(number))
+            ours.append(seconds_until("storagecluster", f"bench-{number}", "condition=Ready"))
+            image = kubectl("-n", NAMESPACE, "get", f"statefulset/bench-{number}", "-o",
+                            "jsonpath={.spec.template.spec.containers[0].image}")
+            apply(bare(number, image))
+            peer.append(seconds_until("statefulset", f"bare-{number}", "jsonpath={.status.readyReplicas}=1"))
+        yield row(name, "s", round(statistics.median(ours), 2), "bare StatefulSet", round(statistics.median(peer), 2),
+                  runs=RUNS, less=True, note="apply to Ready; the bare one has no claim, TLS, keys or StorageClass")
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "storageclusters", "--all", "--wait")
+        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def resident_mib(program):
+    """Resident memory of the largest process of that name, in MiB."""
+    sizes = []
+    for status in pathlib.Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
+        except OSError:
+            continue
+        # The kernel keeps 15 characters of a process name.
+        if fields["Name"].strip() == program[:15] and "VmRSS" in fields:
+            sizes.append(int(fields["VmRSS"].split()[0]) / 1024)
+    if not sizes:
+        raise RuntimeError(f"no process {program} runs here")
+    return max(sizes)
+
+
+def memory(name):
+    prepare()
+    ours, peer = resident_mib("penstock-operator"), resident_mib("csi-provisioner")
+    yield row(name, "MiB", round(ours, 1), "csi-provisioner", round(peer, 1), less=True,
+              note="resident, at rest; dev build of ours; the Go sidecar watches fewer kinds")
+
+
+ROWS = [("operator-ready", ready_time), ("operator-memory", memory)]

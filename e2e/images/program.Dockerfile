@@ -1,0 +1,5 @@
+# One statically linked program.
+FROM scratch
+ARG PROGRAM
+COPY ${PROGRAM} /program
+ENTRYPOINT ["/program"]

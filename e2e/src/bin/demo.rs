@@ -1,0 +1,210 @@
+//! The demo: what a user does with Penstock, step by step with times, on the cluster of `KUBECONFIG`.
+//!
+//! It can be run again: what is there already is used, and the pods run anew.
+
+use penstock_e2e::{Context, Namespace, Result, chart, client, command, ensure, nodes, storage};
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+const NAMESPACE: &str = "penstock-demo";
+const CLAIM: &str = "data";
+const FILE: &str = "models/weights.bin";
+
+struct Clock {
+    start: Instant,
+    step: Instant,
+}
+
+impl Clock {
+    fn done(&mut self, what: &str) {
+        println!(
+            "[{:>5.1} s] {what} ({:.1} s)",
+            self.start.elapsed().as_secs_f32(),
+            self.step.elapsed().as_secs_f32()
+        );
+        self.step = Instant::now();
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match demo().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the demo failed: {error:#}");
+            eprintln!("look around with: make shell CMD='kubectl get pods,events -A'");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo() -> Result<()> {
+    let mut clock = Clock {
+        start: Instant::now(),
+        step: Instant::now(),
+    };
+    let client = client().await?;
+    let nodes = nodes(&client).await?;
+    let (first, second) = match nodes.as_slice() {
+        [] => penstock_e2e::bail!("the cluster has no node"),
+        [only] => (only, only),
+        [first, second, ..] => (first, second),
+    };
+    clock.done(&format!("a Kubernetes with the nodes {}", nodes.join(", ")));
+
+    chart::install(&[]).await?;
+    clock.done("helm install penstock: operator, CSI controller and node agents run");
+
+    let ns = Namespace::existing(client, NAMESPACE).await?;
+    let cluster = storage::cluster(&ns, "demo").await?.created().await?;
+    clock.done(&format!("StorageCluster demo is Ready: {}", cluster.endpoint));
+
+    let claim = ns.claim(CLAIM, &cluster.storage_class).await?;
+    let bucket = claim
+        .spec
+        .and_then(|spec| spec.volume_name)
+        .context("a bound claim without a volume")?;
+    clock.done(&format!(
+        "PersistentVolumeClaim {CLAIM} is Bound: bucket {bucket}"
+    ));
+
+    for pod in ["pod-a", "pod-b"] {
+        ns.pod(pod).deleted().await?;
+    }
+    let script = format!(
+        "mkdir -p /{CLAIM}/models; head -c 16777216 /dev/urandom > /{CLAIM}/{FILE}; sha256sum < /{CLAIM}/{FILE}"
+    );
+    let written = first_word(
+        &ns.pod("pod-a")
+            .on(first)
+            .mounting(CLAIM)
+            .runs(&script)
+            .succeeds()
+            .await?,
+    );
+    clock.done(&format!(
+        "pod A on {first} wrote /{CLAIM}/{FILE}: 16 MiB, sha256 {}…",
+        short(&written)
+    ));
+
+    let script = format!("sha256sum < /{CLAIM}/{FILE}");
+    let read = first_word(
+        &ns.pod("pod-b")
+            .on(second)
+            .mounting(CLAIM)
+            .runs(&script)
+            .succeeds()
+            .await?,
+    );
+    ensure!(
+        written == read,
+        "pod B read other bytes: {read} instead of {written}"
+    );
+    clock.done(&format!("pod B on {second} read the same bytes"));
+
+    let seen = with_boto3(&ns, &cluster, &bucket).await?;
+    ensure!(
+        written == seen,
+        "boto3 read other bytes: {seen} instead of {written}"
+    );
+    clock.done(&format!("boto3 read s3://{bucket}/{FILE}: the same bytes"));
+
+    println!("\n$ kubectl get storageclusters -A");
+    print!("{}", command::kubectl(&["get", "storageclusters", "-A"]).await?);
+    println!("\n$ kubectl -n {NAMESPACE} get pvc,pods -o wide");
+    print!(
+        "{}",
+        command::kubectl(&["-n", NAMESPACE, "get", "pvc,pods", "-o", "wide"]).await?
+    );
+    println!("\nEverything is still running. Go on with:");
+    println!("  make shell                                       kubectl, helm and KUBECONFIG are set");
+    println!("  make shell CMD='kubectl -n {NAMESPACE} describe storagecluster demo'");
+    println!("  make down                                        stops the throwaway cluster");
+    Ok(())
+}
+
+/// A port of this machine that leads to the storage node while it lives.
+struct Forward {
+    child: Child,
+    port: String,
+}
+
+impl Forward {
+    fn to(ns: &str, service: &str) -> Result<Self> {
+        let mut child = Command::new("kubectl")
+            .args(["-n", ns, "port-forward", &format!("service/{service}"), ":9000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start kubectl port-forward")?;
+        let out = child.stdout.take().context("kubectl without an output")?;
+        let mut line = String::new();
+        // "Forwarding from 127.0.0.1:41435 -> 9000"
+        BufReader::new(out).read_line(&mut line)?;
+        let port = line.split([':', ' ']).nth(3).map(str::to_owned);
+        let port = port.with_context(|| format!("kubectl port-forward said {line:?}"))?;
+        Ok(Self { child, port })
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone afterwards.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+async fn with_boto3(ns: &Namespace, cluster: &storage::Ready, bucket: &str) -> Result<String> {
+    let value = async |key| storage::secret_value(ns, &cluster.credentials, key).await;
+    let (key_id, key, ca) = (
+        value("accessKeyId").await?,
+        value("secretAccessKey").await?,
+        value("ca.crt").await?,
+    );
+    let ca_file = Removed(std::env::temp_dir().join(format!("penstock-demo-ca-{}.crt", std::process::id())));
+    std::fs::write(&ca_file.0, ca)?;
+    let forward = Forward::to(NAMESPACE, &cluster.name)?;
+    let python =
+        std::env::var("PENSTOCK_PYTHON").context("PENSTOCK_PYTHON is not set; run this by `make demo`")?;
+    let output = tokio::process::Command::new(python)
+        .args(["e2e/demo.py", bucket, FILE])
+        .current_dir(command::root())
+        .env(
+            "AWS_ENDPOINT_URL_S3",
+            format!("https://localhost:{}", forward.port),
+        )
+        .env("AWS_ACCESS_KEY_ID", key_id)
+        .env("AWS_SECRET_ACCESS_KEY", key)
+        .env("AWS_DEFAULT_REGION", "us-east-1")
+        .env("AWS_CA_BUNDLE", &ca_file.0)
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "boto3 failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// A file that goes when its value goes.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        // Missing is as good as removed.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+fn first_word(text: &str) -> String {
+    text.split_whitespace().next().unwrap_or_default().to_owned()
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
