@@ -1,0 +1,255 @@
+//! The local engine: objects on this node's disk.
+//!
+//! ```text
+//! DIR/lock         held by the one process that may use DIR
+//! DIR/index.redb   buckets, objects, uploads, parts, references to data files
+//! DIR/tmp/         files being written; emptied at start
+//! DIR/data/xx/     immutable data files, one per PUT or part
+//! ```
+//! A write is: temporary file → fsync → rename into `data` → fsync of that folder → index commit → answer. A crash at any
+//! point leaves the old or the new object, never half of one; what it leaves in `data` that no row of the index refers to
+//! is reclaimed at the next start. An object is a list of extents of data files, and files are reference-counted, so a copy
+//! and the completion of an upload move rows, not bytes.
+
+mod change;
+mod commit;
+mod data;
+mod index;
+mod list;
+mod multipart;
+mod names;
+mod object;
+mod open;
+mod read;
+mod rows;
+mod sweep;
+mod write;
+
+pub use open::OpenError;
+
+use crate::engine::{
+    Body, BucketInfo, ByteRange, Engine, Error, Headers, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
+    PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+};
+use commit::Committer;
+use data::Data;
+use index::Index;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Objects on this node's disk. Cheap to clone; clones are the same engine.
+#[derive(Clone)]
+pub struct Local {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: PathBuf,
+    index: Arc<Index>,
+    data: Arc<Data>,
+    committer: Committer,
+    /// Held until the engine goes away, so that no second process writes here.
+    _lock: std::fs::File,
+}
+
+/// How much is stored, and how much could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Objects in all buckets.
+    pub objects: u64,
+    /// Their bytes together; copies count each.
+    pub bytes: u64,
+    /// Bytes free on the disk.
+    pub disk_free: u64,
+    /// Size of the disk in bytes.
+    pub disk_size: u64,
+}
+
+impl Local {
+    /// Opens the store in `folder`, and creates it where there is none. What a crash left over is reclaimed in the
+    /// background. Call it inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(folder: impl AsRef<Path>) -> std::result::Result<Self, OpenError> {
+        let folder = folder.as_ref().to_owned();
+        let opened = tokio::task::spawn_blocking(move || open::open(folder)).await;
+        let inner = opened.map_err(|_| OpenError::Interrupted)??;
+        let local = Self {
+            inner: Arc::new(inner),
+        };
+        sweep::start(Arc::clone(&local.inner.index), Arc::clone(&local.inner.data));
+        Ok(local)
+    }
+
+    /// How much is stored, and how much could be.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn usage(&self) -> std::io::Result<Usage> {
+        let (disk_free, disk_size) = self.inner.data.space()?;
+        let (objects, bytes) = self.inner.index.totals();
+        Ok(Usage {
+            objects,
+            bytes,
+            disk_free,
+            disk_size,
+        })
+    }
+
+    /// Whether the engine can do its work: a real read of the index, and a real write to the disk.
+    ///
+    /// # Errors
+    /// What does not work.
+    pub async fn probe(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            inner.index.probe().map_err(internal("read the index"))?;
+            let path = inner.folder.join("tmp").join("probe");
+            let written = std::fs::write(&path, b"probe").and_then(|()| std::fs::remove_file(&path));
+            written.map_err(|error| storage_error(error, "tmp/probe", "wrote to the disk"))
+        })
+        .await
+    }
+
+    /// Whether the engine is beyond what waiting can heal, so that the process should be started anew.
+    ///
+    /// # Errors
+    /// Why.
+    pub fn alive(&self) -> std::result::Result<(), String> {
+        self.inner.committer.alive()
+    }
+
+    /// Waits until the reclaiming of what a crash left over, which [`Local::open`] started, has ended.
+    pub async fn reclaimed(&self) {
+        self.inner.data.swept().await;
+    }
+}
+
+#[async_trait::async_trait]
+impl Engine for Local {
+    async fn create_bucket(&self, bucket: &str) -> Result<()> {
+        object::create_bucket(&self.inner, bucket).await
+    }
+
+    async fn bucket(&self, bucket: &str) -> Result<BucketInfo> {
+        let (inner, bucket) = (Arc::clone(&self.inner), bucket.to_owned());
+        blocking(move || {
+            let found = inner.index.bucket(&bucket).map_err(internal("read the index"))?;
+            found.ok_or(Error::NoSuchBucket(bucket))
+        })
+        .await
+    }
+
+    async fn delete_bucket(&self, bucket: &str) -> Result<()> {
+        object::delete_bucket(&self.inner, bucket).await
+    }
+
+    async fn buckets(&self) -> Result<Vec<BucketInfo>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.index.buckets().map_err(internal("read the index"))).await
+    }
+
+    async fn put(&self, object: &ObjectRef, options: PutOptions, body: Body) -> Result<ObjectInfo> {
+        object::put(&self.inner, object, options, body).await
+    }
+
+    async fn get(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+    ) -> Result<Object> {
+        read::get(&self.inner, object, range, precondition).await
+    }
+
+    async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo> {
+        let (inner, object) = (Arc::clone(&self.inner), object.clone());
+        blocking(move || Ok(object::find(&inner.index, &object)?.to_info())).await
+    }
+
+    async fn delete(&self, object: &ObjectRef) -> Result<()> {
+        object::delete(&self.inner, object).await
+    }
+
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo> {
+        object::copy(&self.inner, from, to, headers).await
+    }
+
+    async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage> {
+        let (inner, bucket, query) = (Arc::clone(&self.inner), bucket.to_owned(), query.clone());
+        blocking(move || {
+            let page = list::page(&inner.index, &bucket, &query).map_err(internal("listed a bucket"))?;
+            page.ok_or(Error::NoSuchBucket(bucket))
+        })
+        .await
+    }
+
+    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String> {
+        multipart::create(&self.inner, object, headers).await
+    }
+
+    async fn upload_part(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        number: u16,
+        size: Option<u64>,
+        body: Body,
+    ) -> Result<PartInfo> {
+        multipart::upload_part(&self.inner, object, upload, number, size, body).await
+    }
+
+    async fn complete_upload(
+        &self,
+        object: &ObjectRef,
+        upload: &str,
+        parts: &[PartRef],
+        precondition: &Precondition,
+    ) -> Result<ObjectInfo> {
+        multipart::complete(&self.inner, object, upload, parts, precondition).await
+    }
+
+    async fn abort_upload(&self, object: &ObjectRef, upload: &str) -> Result<()> {
+        multipart::abort(&self.inner, object, upload).await
+    }
+
+    async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>> {
+        multipart::parts(&self.inner, object, upload).await
+    }
+
+    async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>> {
+        multipart::uploads(&self.inner, bucket).await
+    }
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(internal("ran a task")(error)),
+    }
+}
+
+/// Wraps a failure of the store itself; `doing` as in "the store failed while it …".
+fn internal<E>(doing: &'static str) -> impl FnOnce(E) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| Error::Internal {
+        doing,
+        source: error.into(),
+    }
+}
+
+/// A failure of the file system: a full disk is told from others.
+fn storage_error(error: std::io::Error, what: &str, doing: &'static str) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::NoSpace(what.to_owned())
+        }
+        _ => internal(doing)(error),
+    }
+}

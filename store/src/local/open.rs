@@ -1,0 +1,168 @@
+//! Opening a store, and every reason not to.
+
+use super::{
+    Inner,
+    commit::Committer,
+    data::Data,
+    index::{
+        BUCKETS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, META, OBJECTS, PARTS, TOTAL_BYTES,
+        TOTAL_OBJECTS, UPLOADS,
+    },
+};
+use redb::Database;
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Memory for pages of the index.
+const INDEX_CACHE: usize = 64 << 20;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be used.
+    #[error("the data folder {} cannot be used; it must be a folder that this process may write to", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("the data folder {} is in use by another process; stop that one, or give this one a folder of its own", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There are data files, but the index that names them is gone.
+    #[error(
+        "the data folder {} holds data files but no index.redb; put the index back from a backup, or empty the folder if its objects are not needed",
+        folder.display()
+    )]
+    IndexMissing {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The index cannot be opened.
+    #[error("the index {} cannot be opened; restore it from a backup if it is damaged", path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The folder was written by a newer version.
+    #[error(
+        "the data folder {} has format {found}, this penstock-store knows formats up to {FORMAT_VERSION}; use the newer version that wrote it",
+        folder.display()
+    )]
+    NewerFormat {
+        /// The folder.
+        folder: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// The runtime ended while the store was opened.
+    #[error("opening the store was interrupted")]
+    Interrupted,
+}
+
+pub(super) fn open(folder: PathBuf) -> Result<Inner, OpenError> {
+    let unusable = |source| OpenError::Folder {
+        folder: folder.clone(),
+        source,
+    };
+    fs::create_dir_all(&folder).map_err(unusable)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
+        .map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { folder }),
+        Err(TryLockError::Error(source)) => return Err(unusable(source)),
+    }
+    let path = folder.join("index.redb");
+    // Without its index every data file would look like garbage.
+    if !path.exists() && holds_files(&folder.join("data")).map_err(unusable)? {
+        return Err(OpenError::IndexMissing { folder });
+    }
+    let index = Arc::new(open_index(&folder, &path)?);
+    let data = Arc::new(Data::open(&folder).map_err(unusable)?);
+    let committer = Committer::start(Arc::clone(&index), Arc::clone(&data)).map_err(unusable)?;
+    Ok(Inner {
+        folder,
+        index,
+        data,
+        committer,
+        _lock: lock,
+    })
+}
+
+fn open_index(folder: &Path, path: &Path) -> Result<Index, OpenError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Index {
+        path: path.to_owned(),
+        source,
+    };
+    let mut builder = Database::builder();
+    builder.set_cache_size(INDEX_CACHE);
+    let database = builder.create(path).map_err(|error| failed(error.into()))?;
+    let (format, objects, bytes) = prepare(&database).map_err(|fault| failed(fault.into()))?;
+    if format > FORMAT_VERSION {
+        return Err(OpenError::NewerFormat {
+            folder: folder.to_owned(),
+            found: format,
+        });
+    }
+    Ok(Index::new(database, objects, bytes))
+}
+
+/// Makes the tables of a new index; returns the format and the totals.
+fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
+    let transaction = database.begin_write()?;
+    let (format, objects, bytes) = {
+        let mut meta = transaction.open_table(META)?;
+        let row =
+            |key: &str| Ok::<_, Fault>(redb::ReadableTable::get(&meta, key)?.map(|value| value.value()));
+        let found = (
+            row(FORMAT)?,
+            row(TOTAL_OBJECTS)?.unwrap_or(0),
+            row(TOTAL_BYTES)?.unwrap_or(0),
+        );
+        if found.0.is_none() {
+            meta.insert(FORMAT, FORMAT_VERSION)?;
+        }
+        (found.0.unwrap_or(FORMAT_VERSION), found.1, found.2)
+    };
+    if format > FORMAT_VERSION {
+        transaction.abort()?;
+        return Ok((format, objects, bytes));
+    }
+    transaction.open_table(BUCKETS)?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(UPLOADS)?;
+    transaction.open_table(PARTS)?;
+    transaction.open_table(FILES)?;
+    transaction.commit()?;
+    Ok((format, objects, bytes))
+}
+
+fn holds_files(data: &Path) -> io::Result<bool> {
+    let folders = match fs::read_dir(data) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for folder in folders {
+        let folder = folder?.path();
+        if folder.is_dir() && fs::read_dir(folder)?.next().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

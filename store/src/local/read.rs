@@ -1,0 +1,210 @@
+//! From data files to a body. A reader keeps the bytes of the version it opened, whatever happens to the object.
+
+use super::{
+    Inner, blocking,
+    data::{Data, Pins},
+    internal, object,
+    rows::{Extent, ObjectV1},
+};
+use crate::engine::{Body, ByteRange, Error, Object, ObjectRef, Precondition, Result};
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
+use futures::{StreamExt, stream};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    sync::Arc,
+};
+use tokio::task::spawn_blocking;
+
+/// Bytes read at once. One piece waits while the one before it is sent, which bounds the memory of one reader.
+const PIECE: u64 = 512 << 10;
+/// An object that is replaced this often between looking it up and opening it is not read.
+const ATTEMPTS: usize = 16;
+
+pub(super) async fn get(
+    inner: &Arc<Inner>,
+    object: &ObjectRef,
+    range: Option<ByteRange>,
+    precondition: &Precondition,
+) -> Result<Object> {
+    let (inner, object, precondition) = (Arc::clone(inner), object.clone(), precondition.clone());
+    blocking(move || {
+        for _ in 0..ATTEMPTS {
+            let row = object::find(&inner.index, &object)?;
+            check(&object, &precondition, &row)?;
+            let range = match range {
+                None => 0..row.size,
+                Some(range) => range.of(row.size).ok_or(Error::InvalidRange { size: row.size })?,
+            };
+            let segments = segments(&row, &range);
+            let pins = inner
+                .data
+                .pin(segments.iter().map(|segment| segment.extent.file).collect());
+            // What was removed before it was pinned shows in the index: the object is another one then.
+            if object::find(&inner.index, &object)?.extents != row.extents {
+                continue;
+            }
+            let reader = Reader {
+                data: Arc::clone(&inner.data),
+                segments,
+                current: None,
+                _pins: pins,
+            };
+            return Ok(Object {
+                info: row.to_info(),
+                body: reader
+                    .into_body(range.end - range.start)
+                    .map_err(|error| internal("read a data file")(format!("{object}: {error}")))?,
+                range,
+            });
+        }
+        Err(internal("opened an object")(format!(
+            "{object} is replaced all the time"
+        )))
+    })
+    .await
+}
+
+fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV1) -> Result<()> {
+    if let Some(wanted) = &precondition.if_match
+        && wanted != "*"
+        && *wanted != row.etag
+    {
+        return Err(Error::PreconditionFailed(object.clone()));
+    }
+    match &precondition.if_none_match {
+        Some(unwanted) if unwanted == "*" || *unwanted == row.etag => Err(Error::NotModified(object.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// A part of an extent.
+struct Segment {
+    extent: Extent,
+    /// Relative to the extent.
+    range: Range<u64>,
+}
+
+impl Segment {
+    fn is_whole(&self) -> bool {
+        self.range == (0..self.extent.length)
+    }
+}
+
+fn segments(row: &ObjectV1, range: &Range<u64>) -> VecDeque<Segment> {
+    let mut segments = VecDeque::new();
+    let mut at = 0;
+    for extent in &row.extents {
+        let (first, end) = (range.start.max(at), range.end.min(at + extent.length));
+        if first < end {
+            segments.push_back(Segment {
+                extent: extent.clone(),
+                range: first - at..end - at,
+            });
+        }
+        at += extent.length;
+    }
+    segments
+}
+
+struct Reader {
+    data: Arc<Data>,
+    segments: VecDeque<Segment>,
+    current: Option<Current>,
+    _pins: Pins,
+}
+
+struct Current {
+    file: File,
+    left: u64,
+    /// Compared at the end, where the whole extent is read.
+    crc: Option<(Digest, Extent)>,
+}
+
+impl Reader {
+    /// The bytes as a stream. What fits one piece is read now.
+    fn into_body(mut self, length: u64) -> io::Result<Body> {
+        if length <= PIECE {
+            let mut whole = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+            while let Some(piece) = self.next_piece()? {
+                if whole.is_empty() && piece.len() as u64 == length {
+                    return Ok(stream::once(async { Ok(Bytes::from(piece)) }).boxed());
+                }
+                whole.extend_from_slice(&piece);
+            }
+            let pieces = (!whole.is_empty()).then(|| Ok(Bytes::from(whole)));
+            return Ok(stream::iter(pieces).boxed());
+        }
+        // Opening the first file now tells the most likely failure before the answer begins.
+        self.open()?;
+        let step = |mut reader: Self| spawn_blocking(move || (reader.next_piece(), reader));
+        let body = stream::unfold(Some(step(self)), move |reading| async move {
+            match reading?.await {
+                // Reading ahead begins while the consumer sends this piece.
+                Ok((Ok(Some(piece)), reader)) => Some((Ok(Bytes::from(piece)), Some(step(reader)))),
+                Ok((Ok(None), _)) => None,
+                Ok((Err(error), _)) => Some((Err(error), None)),
+                Err(error) => Some((Err(io::Error::other(error)), None)),
+            }
+        });
+        Ok(body.boxed())
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if self.current.is_some() {
+            return Ok(());
+        }
+        let Some(segment) = self.segments.pop_front() else {
+            return Ok(());
+        };
+        let mut file = self.data.open_file(segment.extent.file)?;
+        let offset = segment.extent.offset + segment.range.start;
+        if offset > 0 {
+            file.seek(SeekFrom::Start(offset))?;
+        }
+        self.current = Some(Current {
+            file,
+            left: segment.range.end - segment.range.start,
+            crc: segment
+                .is_whole()
+                .then(|| (Digest::new(CrcAlgorithm::Crc64Nvme), segment.extent)),
+        });
+        Ok(())
+    }
+
+    /// The next bytes, `None` at the end. Blocks.
+    fn next_piece(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.open()?;
+        let Some(current) = &mut self.current else {
+            return Ok(None);
+        };
+        let wanted = current.left.min(PIECE);
+        let mut piece = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+        // Unlike a read into a prepared buffer this does not fill it with zeros first.
+        (&current.file).take(wanted).read_to_end(&mut piece)?;
+        if (piece.len() as u64) < wanted {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a data file is shorter than its row says",
+            ));
+        }
+        current.left -= wanted;
+        if let Some((digest, extent)) = &mut current.crc {
+            digest.update(&piece);
+            if current.left == 0 && digest.finalize() != extent.crc64 {
+                tracing::error!(file = %extent.file, "a data file does not match its checksum; its object is damaged");
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a data file does not match its checksum",
+                ));
+            }
+        }
+        if current.left == 0 {
+            self.current = None;
+        }
+        Ok(Some(piece))
+    }
+}
