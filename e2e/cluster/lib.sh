@@ -16,7 +16,9 @@ NET=10.99.0            # the switch between control plane and nodes
 CONTROL_PLANE=$NET.254
 SERVICES=10.96.0       # /16
 PODS=10.244            # node N has .N.0/24
-NS=penstock            # network namespace of the control plane; node N has penstock-nodeN
+# Network namespace of the control plane (node N has $NS-nodeN) and name of the cgroup. With another name and another run
+# folder a second cluster runs beside the first.
+NS=${PENSTOCK_NAME:-penstock}
 
 STARTED=$SECONDS
 say() { printf '==> [%3d s] %s\n' $((SECONDS - STARTED)) "$*" >&2; }
@@ -27,18 +29,19 @@ tools_key() { { cat "$HERE/versions.sh" "$HERE/../tools/go.mod" "$HERE/../tools/
 tools_dir() { echo "$CACHE/tools/$(tools_key)/bin"; }
 
 in_control_plane() { nsenter --net="/run/netns/$NS" "$@"; }
-kubectl_admin() { in_control_plane "$BIN/kubectl" --kubeconfig "$RUN/admin.conf" "$@"; }
+kubectl_admin() { in_control_plane "$BIN/kubectl" --kubeconfig "$RUN/admin.conf" --request-timeout=20s "$@"; }
 
 # Every process of the harness carries its name in its environment, and so do its children: what is found by that mark is
 # ours, whatever happened to the run that started it.
 pids_of() { grep -lzsx "PENSTOCK_PROCESS=$RUN:$1" /proc/[0-9]*/environ | cut -d/ -f3; }
 runs() { [ -n "$(pids_of "$1")" ]; }
 
-# launch NAME COMMAND…: in the background, logged, marked.
+# launch NAME COMMAND…: in the background, logged, marked, and without the lock files of this script: a daemon that inherits
+# them would hold the lock as long as it lives.
 launch() {
   local name=$1
   shift
-  PENSTOCK_PROCESS="$RUN:$name" setsid "$@" >>"$RUN/log/$name.log" 2>&1 </dev/null &
+  PENSTOCK_PROCESS="$RUN:$name" setsid "$@" >>"$RUN/log/$name.log" 2>&1 </dev/null 7>&- 8>&- 9>&- &
 }
 
 # stop NAME…: SIGTERM to all, then SIGKILL to those that stay 5 s.

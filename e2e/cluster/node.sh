@@ -32,7 +32,7 @@ cgroup_hierarchies() { # the folders in which a cgroup must be made: one on cgro
 make_cgroup() { # N
   local hierarchy group file
   for hierarchy in $(cgroup_hierarchies); do
-    for group in "$hierarchy/penstock" "$hierarchy/penstock/node$1"; do
+    for group in "$hierarchy/$NS" "$hierarchy/$NS/node$1"; do
       mkdir -p "$group"
       # A v1 cpuset takes no process before it names processors and memory.
       for file in cpuset.cpus cpuset.mems; do
@@ -40,7 +40,7 @@ make_cgroup() { # N
       done
     done
     if [ -f $CGROUPS/cgroup.controllers ]; then
-      sed 's/\</+/g' $CGROUPS/cgroup.controllers | tee "$hierarchy/cgroup.subtree_control" >"$hierarchy/penstock/cgroup.subtree_control"
+      sed 's/\</+/g' $CGROUPS/cgroup.controllers | tee "$hierarchy/cgroup.subtree_control" >"$hierarchy/$NS/cgroup.subtree_control"
     fi
   done
 }
@@ -48,11 +48,11 @@ make_cgroup() { # N
 remove_cgroups() {
   local hierarchy
   for hierarchy in $(cgroup_hierarchies); do
-    [ -d "$hierarchy/penstock" ] || continue
+    [ -d "$hierarchy/$NS" ] || continue
     for _ in 1 2 3; do
       # shellcheck disable=SC2038 # pids
-      find "$hierarchy/penstock" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -9 2>/dev/null || true
-      find "$hierarchy/penstock" -depth -type d -exec rmdir {} + 2>/dev/null && break
+      find "$hierarchy/$NS" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -9 2>/dev/null || true
+      find "$hierarchy/$NS" -depth -type d -exec rmdir {} + 2>/dev/null && break
       sleep 0.3
     done
   done
@@ -98,7 +98,7 @@ authorization: {mode: Webhook}
 tlsCertFile: $RUN/pki/node$n.crt
 tlsPrivateKeyFile: $RUN/pki/node$n.key
 cgroupDriver: cgroupfs
-cgroupRoot: /penstock/node$n
+cgroupRoot: /$NS/node$n
 failCgroupV1: false
 enforceNodeAllocatable: []
 failSwapOn: false
@@ -123,7 +123,15 @@ start_node() { # N
   launch "node$n" nsenter --net="/run/netns/$NS-node$n" unshare --mount --uts "$HERE/node-main" "$n" "$BIN"
 }
 
-node_pid() { pids_of "node$1" | while read -r pid; do [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = containerd ] && echo "$pid"; done | head -n 1; }
+node_pid() { # N [PROGRAM]: the process of a node's containerd, or of its kubelet or kube-proxy
+  local pid
+  for pid in $(pids_of "node$1"); do
+    if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${2:-containerd}" ]; then
+      echo "$pid"
+      return
+    fi
+  done
+}
 in_node() { # N COMMAND…
   local pid
   pid=$(node_pid "$1")
@@ -132,9 +140,9 @@ in_node() { # N COMMAND…
 }
 
 stop_node() { # N: containers first, by their containerd; then the daemons; what is left dies with its cgroup
-  # shellcheck disable=SC2016 # expanded inside the node
+  # The kubelet first, or it starts them anew.
+  node_pid "$1" kubelet | xargs -r kill 2>/dev/null || true
   in_node "$1" timeout 20 bash -c '
-    pkill -TERM -x kubelet 2>/dev/null
     ctr -n k8s.io tasks ls -q | xargs -r -P8 -n1 timeout 5 ctr -n k8s.io tasks kill -s KILL -a
     sleep 0.5
     ctr -n k8s.io tasks ls -q | xargs -r -P8 -n1 timeout 5 ctr -n k8s.io tasks rm -f' >/dev/null 2>&1 || true
