@@ -23,13 +23,15 @@ start_control_plane() {
     --service-account-key-file="$RUN/pki/service-accounts.key" --service-account-signing-key-file="$RUN/pki/service-accounts.key" \
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range="$SERVICES.0/16" \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
-    --endpoint-reconciler-type=lease
+    --endpoint-reconciler-type=lease \
+    --requestheader-client-ca-file="$RUN/pki/ca.crt" --requestheader-allowed-names=front-proxy-client \
+    --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group
   until_true 120 "the API server is ready" kubectl_admin get --raw /readyz
   launch controller-manager nsenter --net="/run/netns/$NS" "$BIN/kube-controller-manager" --bind-address=127.0.0.1 \
     --kubeconfig "$RUN/controller-manager.conf" --authentication-kubeconfig "$RUN/controller-manager.conf" \
     --authorization-kubeconfig "$RUN/controller-manager.conf" --service-account-private-key-file="$RUN/pki/service-accounts.key" \
     --root-ca-file="$RUN/pki/ca.crt" --cluster-signing-cert-file="$RUN/pki/ca.crt" --cluster-signing-key-file="$RUN/pki/ca.key" \
-    --use-service-account-credentials --leader-elect=false --allocate-node-cidrs --cluster-cidr="$PODS.0.0/16" --node-cidr-mask-size=24
+    --use-service-account-credentials --leader-elect=false
   launch scheduler nsenter --net="/run/netns/$NS" "$BIN/kube-scheduler" --bind-address=127.0.0.1 --leader-elect=false \
     --kubeconfig "$RUN/scheduler.conf" --authentication-kubeconfig "$RUN/scheduler.conf" --authorization-kubeconfig "$RUN/scheduler.conf"
 }
