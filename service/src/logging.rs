@@ -14,7 +14,8 @@ pub enum LogFormat {
 
 /// Installs the subscriber. `RUST_LOG` filters (default `info`). A second call does nothing, so tests may call it freely.
 pub(crate) fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // s3s logs every refused request as an error; the storage node logs what is its own fault itself.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
     let registry = tracing_subscriber::registry().with(filter);
     // An error here only says that a subscriber is already installed.
     let _already_installed = match format {

@@ -1,11 +1,15 @@
 //! The storage node: an S3 server over an [`engine::Engine`].
 //!
 //! ```text
-//!   s3 (front door) ──▶ engine::Engine ──┬─ local::Local    this node's disk: index.redb + immutable data files
-//!                                        └─ remote::Remote  another storage node, over the client
+//!   server (HTTP, TLS) ─ s3 (front door) ─ engine::Engine ─┬─ local::Local    this node's disk
+//!                                                          └─ remote::Remote  another storage node, over the client
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod keys;
 pub mod local;
+pub mod metrics;
 pub mod remote;
+pub mod s3;
+pub mod server;

@@ -2,10 +2,12 @@
 //! leave no change behind, because other requests share the transaction.
 
 use super::{
-    index::{BUCKETS, Bytes, FILES, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS, parts_in},
+    index::{
+        BUCKETS, Bytes, FILES, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS, parts_in,
+    },
     rows::{
-        BucketRow, Extent, FileId, HeadersRow, Instant, ObjectRow, ObjectV1, PartRow, PartV1, UPLOAD_ID, UploadRow,
-        decode, encode, object_key, part_key, upload_key,
+        BucketRow, Extent, FileId, HeadersRow, Instant, ObjectRow, ObjectV1, PartRow, PartV1, UPLOAD_ID,
+        UploadRow, decode, encode, object_key, part_key, upload_key,
     },
 };
 use crate::engine::ObjectRef;
@@ -82,7 +84,10 @@ impl<'t> Change<'t> {
     }
 
     pub fn object(&self, object: &ObjectRef) -> Outcome<Option<ObjectV1>> {
-        let Some(row) = self.objects.get(object_key(&object.bucket, &object.key).as_slice())? else {
+        let Some(row) = self
+            .objects
+            .get(object_key(&object.bucket, &object.key).as_slice())?
+        else {
             return Ok(None);
         };
         let ObjectRow::V1(row) = decode(row.value())?;
@@ -94,8 +99,10 @@ impl<'t> Change<'t> {
     pub fn replace_object(&mut self, object: &ObjectRef, row: &ObjectV1) -> Outcome<()> {
         self.remove_object(object)?;
         let encoded = encode(&ObjectRow::V1(row.clone()))?;
-        self.objects
-            .insert(object_key(&object.bucket, &object.key).as_slice(), encoded.as_slice())?;
+        self.objects.insert(
+            object_key(&object.bucket, &object.key).as_slice(),
+            encoded.as_slice(),
+        )?;
         self.changed = true;
         self.total_objects += 1;
         self.total_bytes += row.size;
@@ -148,8 +155,10 @@ impl<'t> Change<'t> {
             started: Instant::now(),
             headers,
         })?;
-        self.uploads
-            .insert(upload_key(&object.bucket, &object.key, id).as_slice(), row.as_slice())?;
+        self.uploads.insert(
+            upload_key(&object.bucket, &object.key, id).as_slice(),
+            row.as_slice(),
+        )?;
         Ok(())
     }
 

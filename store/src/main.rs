@@ -1,0 +1,173 @@
+//! `penstock-store`: the storage node.
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use penstock_service::{Admin, CancellationToken};
+use penstock_store::{
+    keys,
+    local::{Local, OpenError},
+    metrics::Metrics,
+    s3::Service,
+    server::{self, Server},
+};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+/// The Penstock storage node: an S3 server that keeps objects on this machine's disk.
+///
+/// First steps:
+///   penstock-store serve --data /var/lib/penstock-store
+///   . /var/lib/penstock-store/root-credentials
+/// and give any S3 client the printed endpoint with the key pair from that file (path-style addressing).
+#[derive(Debug, Parser)]
+#[command(name = "penstock-store", version, verbatim_doc_comment)]
+struct Cli {
+    #[command(flatten)]
+    service: penstock_service::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve S3 until SIGTERM; then requests under way have 10 s to end.
+    Serve(Box<Serve>),
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// Folder that holds everything: objects, index, and the root key pair if none is given. Made if it is not there.
+    #[arg(long, env = "PENSTOCK_DATA", value_name = "DIR")]
+    data: PathBuf,
+
+    /// Address that serves S3.
+    #[arg(
+        long,
+        env = "PENSTOCK_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9000"
+    )]
+    listen: SocketAddr,
+
+    /// File with the root access key; else PENSTOCK_ROOT_ACCESS_KEY. Without a pair one is made in DIR/root-credentials.
+    #[arg(long, env = "PENSTOCK_ROOT_ACCESS_KEY_FILE", value_name = "FILE")]
+    root_access_key_file: Option<PathBuf>,
+
+    /// File with the root secret key; else PENSTOCK_ROOT_SECRET_KEY.
+    #[arg(long, env = "PENSTOCK_ROOT_SECRET_KEY_FILE", value_name = "FILE")]
+    root_secret_key_file: Option<PathBuf>,
+
+    /// Certificate chain (PEM); with --tls-key S3 is served over HTTPS only.
+    #[arg(long, env = "PENSTOCK_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of --tls-cert.
+    #[arg(long, env = "PENSTOCK_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Region that clients are told.
+    #[arg(long, env = "PENSTOCK_REGION", default_value = "us-east-1")]
+    region: String,
+
+    /// Connections served at the same time; more wait until one ends.
+    #[arg(long, env = "PENSTOCK_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_connections: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Keys(#[from] keys::KeyError),
+    #[error(transparent)]
+    Serve(#[from] server::ServeError),
+    #[error(transparent)]
+    Admin(#[from] penstock_service::admin::BindError),
+    #[error("the process cannot be set up")]
+    Setup(#[from] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.service.init_logging();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return penstock_service::exit(Err(Error::Setup(error))),
+    };
+    let Command::Serve(serve) = cli.command;
+    let outcome = runtime.block_on(run(&cli.service, &serve));
+    // What is still blocked on the disk after the drain must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    penstock_service::exit(outcome)
+}
+
+async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Error> {
+    let draining = penstock_service::shutdown::on_signal()?;
+    let tls = match (&serve.tls_cert, &serve.tls_key) {
+        (Some(certificate), Some(key)) => Some(server::tls(certificate, key)?),
+        _ => None,
+    };
+    let engine = Local::open(&serve.data).await?;
+    let access = std::env::var("PENSTOCK_ROOT_ACCESS_KEY").ok();
+    let secret = std::env::var("PENSTOCK_ROOT_SECRET_KEY").ok();
+    let sources = keys::Sources {
+        access_file: serve.root_access_key_file.as_deref(),
+        secret_file: serve.root_secret_key_file.as_deref(),
+        access: access.as_deref(),
+        secret: secret.as_deref(),
+    };
+    let (root, made_in) = keys::root(&sources, &serve.data)?;
+    if let Some(path) = made_in {
+        println!("root credentials: {}", path.display());
+    }
+
+    let mut admin = Admin::default();
+    let metrics = Metrics::register(&mut admin.metrics);
+    let door = Service::new(
+        Arc::new(engine.clone()),
+        root,
+        serve.region.clone(),
+        metrics.clone(),
+    );
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
+    let server = Server::bind(serve.listen, tls, door, metrics.clone(), connections).await?;
+    let address = server.address()?;
+
+    let (asked, judged) = (engine.clone(), engine.clone());
+    admin.readiness.probe("storage", move || {
+        let engine = asked.clone();
+        async move {
+            engine
+                .probe()
+                .await
+                .map_err(|error| penstock_service::chain(&error))
+        }
+    });
+    admin
+        .liveness
+        .probe("storage", move || std::future::ready(judged.alive()));
+    admin.serve(service, draining.clone()).await?;
+    tokio::spawn(show_usage(engine, metrics, draining.clone()));
+
+    println!("penstock-store serves S3 at {scheme}://{address}");
+    tracing::info!(%address, tls = serve.tls_cert.is_some(), data = %serve.data.display(), "serving S3");
+    server.run(draining).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn show_usage(engine: Local, metrics: Metrics, draining: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            () = draining.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match engine.usage() {
+            Ok(usage) => metrics.show_usage(&usage),
+            Err(error) => tracing::warn!(%error, "the disk's free space is not known"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the storage node counts.
+
+use http::StatusCode;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use std::{sync::Arc, time::Duration};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransportLabels {
+    via: &'static str,
+}
+
+/// Seconds: from a cached HEAD to a large PUT on a slow disk.
+const DURATIONS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// The counters. Cheap to clone; clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    received: Counter,
+    sent: Counter,
+    connections: Gauge,
+    refused_connections: Counter,
+    usage: Arc<UsageGauges>,
+}
+
+#[derive(Default)]
+struct UsageGauges {
+    objects: Gauge,
+    bytes: Gauge,
+    disk_free: Gauge,
+    disk_size: Gauge,
+}
+
+impl Metrics {
+    /// Counters shown in `registry`, all named `penstock_store_…`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("penstock_store");
+        let received = Family::<TransportLabels, Counter>::default();
+        let sent = Family::<TransportLabels, Counter>::default();
+        let via = TransportLabels {
+            via: penstock_rdma::Via::Http.name(),
+        };
+        let metrics = Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            received: received.get_or_create(&via).clone(),
+            sent: sent.get_or_create(&via).clone(),
+            connections: Gauge::default(),
+            refused_connections: Counter::default(),
+            usage: Arc::default(),
+        };
+        registry.register("requests", "S3 requests answered", metrics.requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's headers to its answer's headers",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        registry.register_with_unit("received", "Object bytes received", Unit::Bytes, received);
+        registry.register_with_unit("sent", "Object bytes sent", Unit::Bytes, sent);
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "connection_failures",
+            "Connections that ended with an error, as a failed TLS handshake or a client that stalled",
+            metrics.refused_connections.clone(),
+        );
+        let usage = &metrics.usage;
+        registry.register("objects", "Objects stored", usage.objects.clone());
+        registry.register_with_unit(
+            "stored",
+            "Bytes of the objects stored",
+            Unit::Bytes,
+            usage.bytes.clone(),
+        );
+        registry.register_with_unit(
+            "disk_free",
+            "Bytes free for objects",
+            Unit::Bytes,
+            usage.disk_free.clone(),
+        );
+        registry.register_with_unit(
+            "disk_size",
+            "Size of the disk",
+            Unit::Bytes,
+            usage.disk_size.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn request(&self, operation: &str, status: StatusCode, took: Duration) {
+        let requests = self.requests.get_or_create(&RequestLabels {
+            operation: operation.to_owned(),
+            status: status.as_u16(),
+        });
+        requests.inc();
+        let durations = self.durations.get_or_create(&OperationLabels {
+            operation: operation.to_owned(),
+        });
+        durations.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+    }
+
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+
+    /// A connection that counts as open until the value goes away.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    pub(crate) fn connection_failed(&self) {
+        self.refused_connections.inc();
+    }
+
+    /// Shows how much is stored.
+    pub fn show_usage(&self, usage: &crate::local::Usage) {
+        let shown = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.usage.objects.set(shown(usage.objects));
+        self.usage.bytes.set(shown(usage.bytes));
+        self.usage.disk_free.set(shown(usage.disk_free));
+        self.usage.disk_size.set(shown(usage.disk_size));
+    }
+}
+
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,263 @@
+//! Bodies between HTTP and the engine: incoming ones are compared with every checksum sent with them, and both ways are
+//! counted.
+
+use super::convert;
+use crate::{
+    engine::{Body, Error},
+    metrics::Metrics,
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures::{StreamExt, stream};
+use http::{HeaderMap, HeaderName};
+use md5::{Digest, Md5};
+use s3s::{
+    S3Error, S3ErrorCode, S3Result, TrailingHeaders,
+    checksum::ChecksumHasher,
+    crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256},
+    dto::{Checksum, StreamingBlob},
+    s3_error,
+};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use sync_wrapper::SyncStream;
+
+/// A client that sends nothing for this long holds nothing any more.
+const STALL: Duration = Duration::from_secs(60);
+
+/// A body that its own protocol refuses.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RefusedBody {
+    #[error("The body does not have the SHA-256 that was signed; nothing was stored.")]
+    Sha256,
+    #[error("A chunk of the body does not have the signature sent with it; nothing was stored.")]
+    Signature,
+    #[error("The body ended early or is not as long as announced; nothing was stored.")]
+    Incomplete,
+    #[error("The body is not well-formed aws-chunked; nothing was stored.")]
+    Malformed,
+    #[error("The body's trailer lacks the checksum that was announced; nothing was stored.")]
+    NoTrailer,
+    #[error("No byte of the body came for {} s; nothing was stored.", STALL.as_secs())]
+    Stalled,
+}
+
+impl RefusedBody {
+    pub fn code(&self) -> S3ErrorCode {
+        match self {
+            Self::Sha256 => S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
+            Self::Signature => S3ErrorCode::SignatureDoesNotMatch,
+            Self::Incomplete => S3ErrorCode::IncompleteBody,
+            Self::Malformed => S3ErrorCode::InvalidRequest,
+            Self::NoTrailer => S3ErrorCode::Custom("MalformedTrailerError".into()),
+            Self::Stalled => S3ErrorCode::RequestTimeout,
+        }
+    }
+}
+
+/// The checksums that came with a request, as base64.
+#[derive(Default, Clone)]
+pub(super) struct Sent {
+    pub content_md5: Option<String>,
+    pub crc32: Option<String>,
+    pub crc32c: Option<String>,
+    pub crc64nvme: Option<String>,
+    pub sha1: Option<String>,
+    pub sha256: Option<String>,
+}
+
+/// What a body's checksums turned out to be; filled when the engine has read it to its end.
+#[derive(Clone, Default)]
+pub(super) struct Computed(Arc<Mutex<Checksum>>);
+
+impl Computed {
+    pub fn take(&self) -> Checksum {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Check {
+    blob: Option<StreamingBlob>,
+    sent: Sent,
+    hasher: ChecksumHasher,
+    md5: Option<Md5>,
+    trailers: Option<TrailingHeaders>,
+    /// Checksums announced for the trailer.
+    announced: Vec<HeaderName>,
+    computed: Computed,
+    metrics: Metrics,
+}
+
+/// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds.
+pub(super) fn incoming(
+    blob: Option<StreamingBlob>,
+    sent: Sent,
+    headers: &HeaderMap,
+    trailers: Option<TrailingHeaders>,
+    metrics: &Metrics,
+) -> S3Result<(Body, Computed)> {
+    if let Some(md5) = &sent.content_md5
+        && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
+    {
+        return Err(s3_error!(
+            InvalidDigest,
+            "The Content-MD5 is not the base64 of an MD5."
+        ));
+    }
+    let announced: Vec<HeaderName> = headers
+        .get_all("x-amz-trailer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+        .filter(|name| name.as_str().starts_with("x-amz-checksum-"))
+        .collect();
+    let wants = |value: &Option<String>, name: &str| value.is_some() || announced.iter().any(|a| a == name);
+    let hasher = ChecksumHasher {
+        crc32: wants(&sent.crc32, "x-amz-checksum-crc32").then(Crc32::new),
+        crc32c: wants(&sent.crc32c, "x-amz-checksum-crc32c").then(Crc32c::new),
+        sha1: wants(&sent.sha1, "x-amz-checksum-sha1").then(Sha1::new),
+        sha256: wants(&sent.sha256, "x-amz-checksum-sha256").then(Sha256::new),
+        crc64nvme: wants(&sent.crc64nvme, "x-amz-checksum-crc64nvme").then(Crc64Nvme::new),
+    };
+    let known = [
+        "x-amz-checksum-crc32",
+        "x-amz-checksum-crc32c",
+        "x-amz-checksum-crc64nvme",
+        "x-amz-checksum-sha1",
+        "x-amz-checksum-sha256",
+    ];
+    if let Some(unknown) = announced.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(super::error::not_implemented(&format!("The checksum {unknown}")));
+    }
+    let computed = Computed::default();
+    let check = Check {
+        blob,
+        md5: sent.content_md5.is_some().then(Md5::new),
+        sent,
+        hasher,
+        trailers,
+        announced,
+        computed: computed.clone(),
+        metrics: metrics.clone(),
+    };
+    Ok((stream::unfold(check, next).boxed(), computed))
+}
+
+async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {
+    let blob = check.blob.as_mut()?;
+    let item = match tokio::time::timeout(STALL, blob.next()).await {
+        Err(_) => Err(io::Error::other(RefusedBody::Stalled)),
+        Ok(Some(Ok(bytes))) => {
+            check.hasher.update(&bytes);
+            if let Some(md5) = &mut check.md5 {
+                md5.update(&bytes);
+            }
+            check.metrics.received(bytes.len() as u64);
+            return Some((Ok(bytes), check));
+        }
+        Ok(Some(Err(error))) => Err(refused(error)),
+        Ok(None) => match check.compare() {
+            Ok(()) => return None,
+            Err(error) => Err(error),
+        },
+    };
+    check.blob = None;
+    Some((item, check))
+}
+
+impl Check {
+    fn compare(&mut self) -> io::Result<()> {
+        if let (Some(md5), Some(sent)) = (self.md5.take(), &self.sent.content_md5)
+            && BASE64_STANDARD.encode(md5.finalize()) != *sent
+        {
+            return Err(io::Error::other(Error::BadDigest("Content-MD5")));
+        }
+        let sum = std::mem::take(&mut self.hasher).finalize();
+        for (name, computed, sent) in [
+            ("x-amz-checksum-crc32", &sum.checksum_crc32, &self.sent.crc32),
+            ("x-amz-checksum-crc32c", &sum.checksum_crc32c, &self.sent.crc32c),
+            (
+                "x-amz-checksum-crc64nvme",
+                &sum.checksum_crc64nvme,
+                &self.sent.crc64nvme,
+            ),
+            ("x-amz-checksum-sha1", &sum.checksum_sha1, &self.sent.sha1),
+            ("x-amz-checksum-sha256", &sum.checksum_sha256, &self.sent.sha256),
+        ] {
+            if sent.is_some() && sent != computed {
+                return Err(io::Error::other(Error::BadDigest(name)));
+            }
+            if self.announced.iter().any(|announced| announced == name) {
+                let trailer = self.trailers.as_ref().and_then(|trailers| {
+                    trailers
+                        .read(|headers| headers.get(name)?.to_str().ok().map(str::to_owned))
+                        .flatten()
+                });
+                match trailer {
+                    None => return Err(io::Error::other(RefusedBody::NoTrailer)),
+                    trailer if trailer != *computed => return Err(io::Error::other(Error::BadDigest(name))),
+                    Some(_) => {}
+                }
+            }
+        }
+        *self.computed.0.lock().unwrap_or_else(PoisonError::into_inner) = sum;
+        Ok(())
+    }
+}
+
+/// s3s keeps the types of these errors to itself, so they are told by their names, which its pinned version fixes.
+fn refused(error: s3s::StdError) -> io::Error {
+    let text = error.to_string();
+    let has = |name: &str| text.contains(name);
+    let refused = if has("Sha256Mismatch") || has("InvalidChecksum") {
+        RefusedBody::Sha256
+    } else if has("SignatureMismatch") {
+        RefusedBody::Signature
+    } else if has("Incomplete") || has("LengthMismatch") {
+        RefusedBody::Incomplete
+    } else if has("AwsChunkedStreamError") && !has("Underlying") {
+        RefusedBody::Malformed
+    } else {
+        return io::Error::other(error);
+    };
+    io::Error::other(refused)
+}
+
+/// An engine's body for the answer.
+pub(super) fn outgoing(body: Body, metrics: &Metrics) -> StreamingBlob {
+    let metrics = metrics.clone();
+    let counted = body.inspect(move |piece| {
+        if let Ok(bytes) = piece {
+            metrics.sent(bytes.len() as u64);
+        }
+    });
+    StreamingBlob::wrap(SyncStream::new(counted))
+}
+
+/// The length of the body, where the client says it: of aws-chunked bodies the decoded one.
+pub(super) fn length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<u64>> {
+    if let Some(decoded) = headers.get("x-amz-decoded-content-length") {
+        let decoded = decoded.to_str().ok().and_then(|length| length.parse().ok());
+        return match decoded {
+            Some(length) => Ok(Some(length)),
+            None => Err(s3_error!(
+                InvalidArgument,
+                "x-amz-decoded-content-length is not a length"
+            )),
+        };
+    }
+    match content_length {
+        Some(length) => u64::try_from(length)
+            .map(Some)
+            .map_err(|_| S3Error::new(S3ErrorCode::InvalidArgument)),
+        None => Ok(None),
+    }
+}
+
+/// The checksum fields of an answer about a whole object.
+pub(super) fn crc64(crc: Option<u64>) -> Option<String> {
+    crc.map(convert::crc64)
+}

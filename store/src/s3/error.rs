@@ -1,0 +1,69 @@
+//! Engine errors as S3 errors (S3 API, "Error responses").
+
+use super::body::RefusedBody;
+use crate::engine::Error;
+use http::StatusCode;
+use s3s::{S3Error, S3ErrorCode};
+
+/// The answer for a failed engine operation. What is our own fault is logged with its causes, and answered without them.
+pub(super) fn answer(error: Error) -> S3Error {
+    use S3ErrorCode as Code;
+    let message = error.to_string();
+    let code = match &error {
+        Error::NoSuchBucket(_) => Code::NoSuchBucket,
+        Error::BucketExists(_) => Code::BucketAlreadyOwnedByYou,
+        Error::BucketNotEmpty(_) => Code::BucketNotEmpty,
+        Error::InvalidBucketName { .. } => Code::InvalidBucketName,
+        Error::NoSuchKey(_) => Code::NoSuchKey,
+        Error::InvalidKey { key, .. } if key.is_empty() => Code::InvalidRequest,
+        Error::InvalidKey { .. } => Code::KeyTooLongError,
+        Error::InvalidRange { .. } => Code::InvalidRange,
+        Error::PreconditionFailed(_) => Code::PreconditionFailed,
+        Error::NotModified(_) => Code::NotModified,
+        Error::IncompleteBody { .. } => Code::IncompleteBody,
+        Error::BadDigest(_) => Code::BadDigest,
+        Error::NoSuchUpload(_) => Code::NoSuchUpload,
+        Error::InvalidPart(_) => Code::InvalidPart,
+        Error::InvalidPartOrder => Code::InvalidPartOrder,
+        Error::PartTooSmall(_) => Code::EntityTooSmall,
+        Error::InvalidArgument(_) => Code::InvalidArgument,
+        Error::AccessDenied(_) => Code::AccessDenied,
+        Error::NoSpace(_) => {
+            tracing::warn!(%error, "a write was refused");
+            let mut answer = S3Error::with_message(Code::Custom("InsufficientStorage".into()), message);
+            answer.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
+            return answer;
+        }
+        Error::Unreachable { .. } => {
+            tracing::warn!(error = %penstock_service::chain(&error), "the engine cannot be reached");
+            Code::ServiceUnavailable
+        }
+        Error::Body(source) => {
+            return match source
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<RefusedBody>())
+            {
+                Some(refused) => S3Error::with_message(refused.code(), refused.to_string()),
+                None => S3Error::with_message(Code::IncompleteBody, message),
+            };
+        }
+        Error::Internal { .. } => {
+            tracing::error!(error = %penstock_service::chain(&error), "a request failed");
+            return S3Error::with_message(Code::InternalError, "The storage node failed; its log says why.");
+        }
+    };
+    S3Error::with_message(code, message)
+}
+
+/// The answer to what is asked for and not built.
+pub(super) fn not_implemented(what: &str) -> S3Error {
+    S3Error::with_message(S3ErrorCode::NotImplemented, format!("{what} is not implemented."))
+}
+
+/// Refuses a request that asks for any of what is not built.
+pub(super) fn refuse_any(asked: &[(bool, &str)]) -> Result<(), S3Error> {
+    match asked.iter().find(|(is_asked, _)| *is_asked) {
+        Some((_, what)) => Err(not_implemented(what)),
+        None => Ok(()),
+    }
+}

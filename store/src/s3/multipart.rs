@@ -1,0 +1,413 @@
+//! CreateMultipartUpload, UploadPart, UploadPartCopy, CompleteMultipartUpload, AbortMultipartUpload, ListParts,
+//! ListMultipartUploads.
+
+use super::{
+    Front,
+    body::{self, Sent},
+    convert::{self, Written},
+    error, object,
+};
+use crate::engine::{ByteRange, PartRef, Precondition};
+use s3s::{
+    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    dto::{
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
+        CompleteMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
+        CreateMultipartUploadOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput,
+        ListPartsOutput, MultipartUpload, Part, StorageClass, UploadPartCopyInput, UploadPartCopyOutput,
+        UploadPartInput, UploadPartOutput,
+    },
+    s3_error,
+};
+
+pub(super) async fn create_multipart_upload(
+    front: &Front,
+    request: S3Request<CreateMultipartUploadInput>,
+) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    error::refuse_any(&[
+        (
+            input.acl.is_some_and(|acl| acl.as_str() != "private"),
+            "An ACL other than private",
+        ),
+        (
+            input.grant_full_control.is_some()
+                || input.grant_read.is_some()
+                || input.grant_read_acp.is_some()
+                || input.grant_write_acp.is_some(),
+            "Granting access by ACL",
+        ),
+        (
+            input.object_lock_legal_hold_status.is_some()
+                || input.object_lock_mode.is_some()
+                || input.object_lock_retain_until_date.is_some(),
+            "Object lock",
+        ),
+        (
+            input.sse_customer_algorithm.is_some()
+                || input.ssekms_key_id.is_some()
+                || input.server_side_encryption.is_some(),
+            "Server-side encryption",
+        ),
+        (
+            input
+                .storage_class
+                .is_some_and(|class| class.as_str() != "STANDARD"),
+            "A storage class other than STANDARD",
+        ),
+        (input.tagging.is_some_and(|tags| !tags.is_empty()), "Tagging"),
+        (input.website_redirect_location.is_some(), "Website redirection"),
+        (input.expires.is_some(), "The header Expires"),
+    ])?;
+    let object = convert::object(&input.bucket, &input.key);
+    let headers = Written {
+        content_type: input.content_type,
+        content_encoding: input.content_encoding,
+        content_disposition: input.content_disposition,
+        content_language: input.content_language,
+        cache_control: input.cache_control,
+        metadata: input.metadata,
+    }
+    .into_headers();
+    let id = front
+        .engine
+        .create_upload(&object, headers)
+        .await
+        .map_err(error::answer)?;
+    Ok(S3Response::new(CreateMultipartUploadOutput {
+        bucket: Some(input.bucket),
+        key: Some(input.key),
+        upload_id: Some(id),
+        checksum_algorithm: input.checksum_algorithm,
+        checksum_type: input.checksum_type,
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn upload_part(
+    front: &Front,
+    request: S3Request<UploadPartInput>,
+) -> S3Result<S3Response<UploadPartOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    error::refuse_any(&[(
+        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+        "Encryption with a given key",
+    )])?;
+    let size = body::length(&request.headers, input.content_length)?;
+    if size.is_none() {
+        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
+    }
+    let number = part_number(input.part_number)?;
+    let object = convert::object(&input.bucket, &input.key);
+    let sent = Sent {
+        content_md5: input.content_md5,
+        crc32: input.checksum_crc32,
+        crc32c: input.checksum_crc32c,
+        crc64nvme: input.checksum_crc64nvme,
+        sha1: input.checksum_sha1,
+        sha256: input.checksum_sha256,
+    };
+    let (body, computed) = body::incoming(
+        input.body,
+        sent,
+        &request.headers,
+        request.trailing_headers,
+        &front.metrics,
+    )?;
+    let part = front
+        .engine
+        .upload_part(&object, &input.upload_id, number, size, body)
+        .await
+        .map_err(error::answer)?;
+    let sum = computed.take();
+    Ok(S3Response::new(UploadPartOutput {
+        e_tag: Some(convert::etag(&part.etag)),
+        checksum_crc32: sum.checksum_crc32,
+        checksum_crc32c: sum.checksum_crc32c,
+        checksum_crc64nvme: sum.checksum_crc64nvme,
+        checksum_sha1: sum.checksum_sha1,
+        checksum_sha256: sum.checksum_sha256,
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn upload_part_copy(
+    front: &Front,
+    request: S3Request<UploadPartCopyInput>,
+) -> S3Result<S3Response<UploadPartCopyOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
+    error::refuse_any(&[
+        (
+            input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some(),
+            "Encryption with a given key",
+        ),
+        (
+            input.copy_source_if_modified_since.is_some() || input.copy_source_if_unmodified_since.is_some(),
+            "A copy conditional on dates",
+        ),
+    ])?;
+    let number = part_number(input.part_number)?;
+    let from = convert::copy_source(&input.copy_source)?;
+    let to = convert::object(&input.bucket, &input.key);
+    let range = input.copy_source_range.as_deref().map(copy_range).transpose()?;
+    let precondition = Precondition {
+        if_match: convert::condition(input.copy_source_if_match),
+        if_none_match: convert::condition(input.copy_source_if_none_match),
+    };
+    let source = front
+        .engine
+        .get(&from, range, &precondition)
+        .await
+        .map_err(|error| match error {
+            // A copy has no 304.
+            crate::engine::Error::NotModified(object) => {
+                error::answer(crate::engine::Error::PreconditionFailed(object))
+            }
+            error => error::answer(error),
+        })?;
+    if let Some(ByteRange::From { last: Some(last), .. }) = range
+        && last >= source.info.size
+    {
+        return Err(s3_error!(
+            InvalidRange,
+            "The range lies outside the source of {} bytes.",
+            source.info.size
+        ));
+    }
+    let size = source.range.end - source.range.start;
+    let part = front
+        .engine
+        .upload_part(&to, &input.upload_id, number, Some(size), source.body)
+        .await
+        .map_err(error::answer)?;
+    Ok(S3Response::new(UploadPartCopyOutput {
+        copy_part_result: Some(CopyPartResult {
+            e_tag: Some(convert::etag(&part.etag)),
+            last_modified: Some(convert::timestamp(part.modified)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn complete_multipart_upload(
+    front: &Front,
+    request: S3Request<CompleteMultipartUploadInput>,
+) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    error::refuse_any(&[
+        (
+            input.checksum_crc32.is_some()
+                || input.checksum_crc32c.is_some()
+                || input.checksum_crc64nvme.is_some()
+                || input.checksum_sha1.is_some()
+                || input.checksum_sha256.is_some(),
+            "Checking the checksum of a whole multipart object",
+        ),
+        (
+            input.mpu_object_size.is_some(),
+            "Checking the size of a whole multipart object",
+        ),
+        (
+            input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+            "Encryption with a given key",
+        ),
+    ])?;
+    let listed = input
+        .multipart_upload
+        .and_then(|upload| upload.parts)
+        .unwrap_or_default();
+    if listed.is_empty() {
+        return Err(s3_error!(MalformedXML, "The list of parts is empty."));
+    }
+    let mut parts = Vec::with_capacity(listed.len());
+    for part in listed {
+        let (Some(number), Some(etag)) = (part.part_number, part.e_tag) else {
+            return Err(s3_error!(MalformedXML, "A part needs a PartNumber and an ETag."));
+        };
+        parts.push(PartRef {
+            number: part_number(number)?,
+            etag: etag.into_value(),
+        });
+    }
+    let object = convert::object(&input.bucket, &input.key);
+    let precondition = convert::precondition(input.if_match, input.if_none_match);
+    let info = front
+        .engine
+        .complete_upload(&object, &input.upload_id, &parts, &precondition)
+        .await
+        .map_err(error::answer)?;
+    let headers = object::last_modified(&info);
+    Ok(S3Response::with_headers(
+        CompleteMultipartUploadOutput {
+            location: Some(format!("/{}/{}", input.bucket, input.key)),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: Some(convert::etag(&info.etag)),
+            checksum_crc64nvme: body::crc64(info.crc64nvme),
+            checksum_type: Some(ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
+            ..Default::default()
+        },
+        headers,
+    ))
+}
+
+pub(super) async fn abort_multipart_upload(
+    front: &Front,
+    request: S3Request<AbortMultipartUploadInput>,
+) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    let object = convert::object(&input.bucket, &input.key);
+    front
+        .engine
+        .abort_upload(&object, &input.upload_id)
+        .await
+        .map_err(error::answer)?;
+    Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+}
+
+pub(super) async fn list_parts(
+    front: &Front,
+    request: S3Request<ListPartsInput>,
+) -> S3Result<S3Response<ListPartsOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    let limit = convert::limit(input.max_parts, "max-parts")?;
+    let after = input.part_number_marker.unwrap_or(0);
+    let object = convert::object(&input.bucket, &input.key);
+    let mut parts = front
+        .engine
+        .parts(&object, &input.upload_id)
+        .await
+        .map_err(error::answer)?;
+    parts.retain(|part| i32::from(part.number) > after);
+    let truncated = parts.len() > limit;
+    parts.truncate(limit);
+    let next = parts.last().map(|part| i32::from(part.number));
+    let parts = parts
+        .into_iter()
+        .map(|part| Part {
+            part_number: Some(i32::from(part.number)),
+            size: Some(convert::size(part.size)),
+            e_tag: Some(convert::etag(&part.etag)),
+            last_modified: Some(convert::timestamp(part.modified)),
+            ..Default::default()
+        })
+        .collect();
+    Ok(S3Response::new(ListPartsOutput {
+        bucket: Some(input.bucket),
+        key: Some(input.key),
+        upload_id: Some(input.upload_id),
+        is_truncated: Some(truncated),
+        max_parts: Some(i32::try_from(limit).unwrap_or(i32::MAX)),
+        next_part_number_marker: next.filter(|_| truncated),
+        part_number_marker: Some(after),
+        parts: Some(parts),
+        owner: Some(convert::owner()),
+        storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn list_multipart_uploads(
+    front: &Front,
+    request: S3Request<ListMultipartUploadsInput>,
+) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    convert::check_encoding(input.encoding_type.as_ref())?;
+    error::refuse_any(&[(
+        input
+            .delimiter
+            .as_ref()
+            .is_some_and(|delimiter| !delimiter.is_empty()),
+        "A delimiter in ListMultipartUploads",
+    )])?;
+    let limit = convert::limit(input.max_uploads, "max-uploads")?;
+    let encoding = input.encoding_type.as_ref();
+    let prefix = input.prefix.clone().unwrap_or_default();
+    let mut uploads = front.engine.uploads(&input.bucket).await.map_err(error::answer)?;
+    uploads.retain(|upload| upload.key.starts_with(&prefix));
+    if let Some(key) = input.key_marker.as_ref().filter(|key| !key.is_empty()) {
+        // Uploads are in order of key and time, so the marked one is looked for by its id.
+        let marked = input.upload_id_marker.as_ref().filter(|id| !id.is_empty());
+        let position = marked.and_then(|id| {
+            uploads
+                .iter()
+                .position(|upload| upload.key == *key && upload.id == *id)
+        });
+        match position {
+            Some(position) => {
+                uploads.drain(..=position);
+            }
+            None => uploads.retain(|upload| upload.key > *key),
+        }
+    }
+    let truncated = uploads.len() > limit;
+    uploads.truncate(limit);
+    let last = uploads.last().filter(|_| truncated).cloned();
+    let uploads = uploads
+        .into_iter()
+        .map(|upload| MultipartUpload {
+            key: Some(convert::encode(&upload.key, encoding)),
+            upload_id: Some(upload.id),
+            initiated: Some(convert::timestamp(upload.started)),
+            owner: Some(convert::owner()),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+            ..Default::default()
+        })
+        .collect();
+    Ok(S3Response::new(ListMultipartUploadsOutput {
+        bucket: Some(input.bucket),
+        encoding_type: input.encoding_type.clone(),
+        is_truncated: Some(truncated),
+        key_marker: Some(convert::encode(
+            input.key_marker.as_deref().unwrap_or(""),
+            encoding,
+        )),
+        upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
+        max_uploads: Some(i32::try_from(limit).unwrap_or(i32::MAX)),
+        next_key_marker: last.as_ref().map(|upload| convert::encode(&upload.key, encoding)),
+        next_upload_id_marker: last.map(|upload| upload.id),
+        prefix: Some(convert::encode(&prefix, encoding)),
+        uploads: Some(uploads),
+        ..Default::default()
+    }))
+}
+
+fn part_number(number: i32) -> S3Result<u16> {
+    u16::try_from(number)
+        .ok()
+        .filter(|number| (1..=10_000).contains(number))
+        .ok_or_else(|| {
+            s3_error!(
+                InvalidArgument,
+                "Part number must be an integer between 1 and 10000, inclusive"
+            )
+        })
+}
+
+/// `bytes=first-last`, both given (S3 API, UploadPartCopy).
+fn copy_range(text: &str) -> S3Result<ByteRange> {
+    let parsed = text
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'))
+        .and_then(|(first, last)| Some((first.parse().ok()?, last.parse::<u64>().ok()?)))
+        .filter(|(first, last): &(u64, u64)| first <= last);
+    match parsed {
+        Some((first, last)) => Ok(ByteRange::From {
+            first,
+            last: Some(last),
+        }),
+        None => Err(s3_error!(
+            InvalidArgument,
+            "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy"
+        )),
+    }
+}

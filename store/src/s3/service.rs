@@ -1,0 +1,106 @@
+//! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
+
+use super::{
+    Front,
+    access::{Access, Keys},
+};
+use crate::{engine::Engine, metrics::Metrics};
+use http::{Method, Request, header};
+use hyper::body::Incoming;
+use penstock_rdma::Credentials;
+use s3s::{
+    Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
+    config::{S3Config, StaticConfigProvider},
+    service::{S3Service, S3ServiceBuilder},
+};
+use std::{cell::RefCell, sync::Arc, time::Instant};
+
+/// The largest XML document taken: 1000 keys of DeleteObjects, 10 000 parts.
+const MAX_DOCUMENT: usize = 8 << 20;
+
+tokio::task_local! {
+    /// The operation that a request turned out to be, for the metrics.
+    pub(super) static OPERATION: RefCell<Option<String>>;
+}
+
+/// Answers S3 requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    s3: S3Service,
+    metrics: Metrics,
+}
+
+impl Service {
+    /// The S3 API over `engine`, for whoever signs with `root`.
+    pub fn new(engine: Arc<dyn Engine>, root: Credentials, region: String, metrics: Metrics) -> Self {
+        let mut config = S3Config::default();
+        config.xml_max_body_size = MAX_DOCUMENT;
+        // Form uploads are refused before they come this far.
+        config.post_object_max_file_size = 0;
+        let mut builder = S3ServiceBuilder::new(Front {
+            engine,
+            region,
+            metrics: metrics.clone(),
+        });
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        builder.set_auth(Keys(root));
+        builder.set_access(Access);
+        Self {
+            s3: builder.build(),
+            metrics,
+        }
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// When no answer can be made; the connection is closed then.
+    pub async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+        let begun = Instant::now();
+        if let Some(refusal) = refuse(&request) {
+            let response = refusal
+                .to_http_response()
+                .map_err(|error| HttpError::new(Box::new(error)))?;
+            self.metrics
+                .request("Refused", response.status(), begun.elapsed());
+            return Ok(response);
+        }
+        let scoped = OPERATION.scope(RefCell::new(None), async {
+            let answer = self.s3.call(request.map(Body::from)).await;
+            (answer, OPERATION.with(RefCell::take))
+        });
+        let (answer, operation) = scoped.await;
+        if let Ok(response) = &answer {
+            // Without a name it was refused before it was known what it was: a bad signature, a bad path.
+            let operation = operation.as_deref().unwrap_or("Unknown");
+            self.metrics
+                .request(operation, response.status(), begun.elapsed());
+        }
+        answer
+    }
+}
+
+fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    // s3s reads a form's file into memory before anything is checked.
+    if request.method() == Method::POST
+        && header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("multipart/form-data"))
+    {
+        return Some(S3Error::with_message(
+            S3ErrorCode::NotImplemented,
+            "Uploads by HTML form are not implemented.",
+        ));
+    }
+    // Signature Version 2 rests on SHA-1.
+    let in_query = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| pair.starts_with("AWSAccessKeyId=")));
+    if in_query || header(header::AUTHORIZATION).is_some_and(|value| value.starts_with("AWS ")) {
+        return Some(S3Error::with_message(
+            S3ErrorCode::InvalidRequest,
+            "Signature Version 2 is not supported; please use AWS4-HMAC-SHA256.",
+        ));
+    }
+    None
+}
