@@ -1,0 +1,372 @@
+//! `StorageCluster`: storage nodes that serve S3, and the StorageClass that turns claims into their buckets.
+
+use k8s_openapi::{
+    api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A StorageCluster is an S3 object store: its storage nodes, their disk, keys and certificates, and the StorageClass that
+/// turns a PersistentVolumeClaim into a bucket.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "penstock.io",
+    version = "v1alpha1",
+    kind = "StorageCluster",
+    namespaced,
+    shortname = "pcluster",
+    category = "penstock",
+    status = "StorageClusterStatus",
+    doc = "An S3 object store on Kubernetes: storage nodes, their disk, keys and certificates, and a StorageClass that turns claims into buckets.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes.summary"),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint"),
+    printcolumn(
+        name = "StorageClass",
+        type_ = "string",
+        json_path = ".status.storageClassName"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageClusterSpec {
+    /// Image of the storage node. Default: the one that belongs to the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// When the image is pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+
+    /// Secrets of the cluster's namespace for pulling the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// How many storage nodes.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    #[x_kube(validation = Rule::new("self == 1").message(
+        "the Local engine keeps objects on one node's disk, so nodes must be 1: use one StorageCluster per disk"
+    ))]
+    pub nodes: i32,
+
+    /// Where objects live.
+    #[serde(default)]
+    pub engine: Engine,
+
+    /// The disk of the storage node.
+    pub storage: Storage,
+
+    /// Encryption of the endpoint.
+    #[serde(default)]
+    pub tls: Tls,
+
+    /// The StorageClass for claims that become buckets.
+    #[serde(default)]
+    pub storage_class: StorageClass,
+
+    /// What deleting the StorageCluster does to its data, keys and certificates.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+
+    /// Processor and memory of a storage node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Labels that a Kubernetes node must have to run a storage node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints that a storage node tolerates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+
+    /// Affinity of the storage node's pod (a `v1.Affinity`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub affinity: Option<serde_json::Value>,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// `v1.Affinity` in full would make up most of the CRD; the API server checks it where it is used, in the StatefulSet.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "nullable": true,
+        "x-kubernetes-preserve-unknown-fields": true,
+        "description": "Affinity of the storage node's pod (a `v1.Affinity`).",
+    })
+}
+
+/// When an image is pulled.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum PullPolicy {
+    /// At every start.
+    Always,
+    /// When the node lacks it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+impl PullPolicy {
+    /// As a pod spec writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Where objects live.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Engine {
+    /// On the storage node's own disk.
+    #[default]
+    Local,
+}
+
+/// The disk of the storage node: exactly one kind.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.volumeClaimTemplate) != has(self.hostPath)").message(
+        "set exactly one of volumeClaimTemplate and hostPath"
+    ),
+    validation = Rule::new("has(self.hostPath) == has(oldSelf.hostPath)").message(
+        "the kind of storage cannot be changed: the data would stay behind; make a new StorageCluster and copy"
+    )
+)]
+pub struct Storage {
+    /// A PersistentVolumeClaim per storage node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_claim_template: Option<VolumeClaimTemplate>,
+
+    /// A folder of the Kubernetes node, writable for user 65532. Needs a namespace that allows hostPath volumes, and a
+    /// `nodeSelector`, since the data stay on that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<HostPath>,
+}
+
+/// A claim for the storage node's disk.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "has(self.storageClassName) == has(oldSelf.storageClassName) && \
+     (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)"
+).message("storageClassName cannot be changed: the data would stay behind; make a new StorageCluster and copy"))]
+pub struct VolumeClaimTemplate {
+    /// StorageClass of the disk. Default: the cluster's default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub storage_class_name: Option<String>,
+
+    /// Size of the disk, as `100Gi`. May grow where the disk's StorageClass allows it.
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(
+            "size must be a positive quantity, as 100Gi"
+        ),
+        validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity(oldSelf)) >= 0").message(
+            "size cannot shrink: disks only grow"
+        )
+    )]
+    pub size: String,
+}
+
+/// A folder of the Kubernetes node.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPath {
+    /// Absolute path of the folder; made when it is missing.
+    #[schemars(regex(pattern = r"^/[^\x00]*$"), length(max = 1024))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(
+        "path cannot be changed: the data would stay behind; make a new StorageCluster and copy"
+    ))]
+    pub path: String,
+}
+
+/// Encryption of the endpoint.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Serve HTTPS with a certificate of a CA that the operator makes for this cluster.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The StorageClass for claims that become buckets.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageClass {
+    /// Make a StorageClass.
+    #[serde(default = "yes")]
+    pub create: bool,
+
+    /// Its name. Default: `penstock-<namespace>-<cluster>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"), length(max = 253))]
+    pub name: Option<String>,
+
+    /// What deleting a claim does to its bucket.
+    #[serde(default)]
+    pub reclaim_policy: ReclaimPolicy,
+
+    /// Put all volumes into this bucket, a prefix each, instead of making a bucket each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"))]
+    pub bucket: Option<String>,
+
+    /// User that owns the files of its volumes (default 0; a pod's `fsGroup` still applies).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+
+    /// Group that owns the files of its volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+
+    /// Permissions of files, octal, as `0644`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^0?[0-7]{3}$"))]
+    pub file_mode: Option<String>,
+
+    /// Permissions of folders, octal, as `0755`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^0?[0-7]{3}$"))]
+    pub dir_mode: Option<String>,
+}
+
+impl Default for StorageClass {
+    fn default() -> Self {
+        Self {
+            create: true,
+            name: None,
+            reclaim_policy: ReclaimPolicy::default(),
+            bucket: None,
+            uid: None,
+            gid: None,
+            file_mode: None,
+            dir_mode: None,
+        }
+    }
+}
+
+/// What deleting a claim does to its bucket.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum ReclaimPolicy {
+    /// Delete it with its objects.
+    #[default]
+    Delete,
+    /// Keep it.
+    Retain,
+}
+
+impl ReclaimPolicy {
+    /// As a StorageClass writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "Delete",
+            Self::Retain => "Retain",
+        }
+    }
+}
+
+/// What deleting a StorageCluster does to its data, keys and certificates.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Keep them: a StorageCluster of the same name finds them again.
+    #[default]
+    Retain,
+    /// Delete them.
+    Delete,
+}
+
+/// How a StorageCluster stands.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready, Progressing, Degraded, and one condition per step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+
+    /// Where S3 is served within the Kubernetes cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+
+    /// Secret with the key pair, endpoint and CA, in the cluster's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<String>,
+
+    /// The StorageClass that makes buckets here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+
+    /// Image that the storage nodes are to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// Storage nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeCounts>,
+}
+
+/// How many storage nodes there are.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCounts {
+    /// Wanted.
+    pub desired: i32,
+    /// Running and ready.
+    pub ready: i32,
+    /// Running with the current spec.
+    pub updated: i32,
+    /// `ready/desired`, for people.
+    pub summary: String,
+}
+
+impl NodeCounts {
+    /// Counts, with their summary.
+    #[must_use]
+    pub fn new(desired: i32, ready: i32, updated: i32) -> Self {
+        Self {
+            desired,
+            ready,
+            updated,
+            summary: format!("{ready}/{desired}"),
+        }
+    }
+}
