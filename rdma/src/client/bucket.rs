@@ -39,7 +39,7 @@ impl Client {
     /// # Errors
     /// Refusals and transport failures.
     pub async fn buckets(&self) -> Result<Vec<Bucket>> {
-        let (_, document) = self.fetch(&Request::new(Method::GET, "", None)).await?;
+        let (_, document) = self.fetch(&Request::service(Method::GET)).await?;
         xml::buckets(&document).map_err(|cause| self.malformed(cause))
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Request {
     pub headers: HeaderMap,
     pub payload: Payload,
     pub repeat: Repeat,
+    /// Why it must not be sent: its path would name something else than was meant.
+    pub unaddressable: Option<String>,
 }
 
 impl Request {
@@ -52,6 +54,13 @@ impl Request {
             path.push('/');
             path.extend(utf8_percent_encode(key, PATH));
         }
+        let unaddressable = if !is_bucket(bucket) {
+            Some(format!("{bucket:?} cannot be the name of a bucket"))
+        } else if key == Some("") {
+            Some(format!("the key of an object in {bucket:?} is empty"))
+        } else {
+            None
+        };
         let repeat = if method == Method::POST {
             Repeat::Unperformed
         } else {
@@ -63,6 +72,19 @@ impl Request {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat,
+            unaddressable,
+        }
+    }
+
+    /// A request on the storage node itself.
+    pub fn service(method: Method) -> Self {
+        Self {
+            method,
+            path_and_query: "/".to_owned(),
+            headers: HeaderMap::new(),
+            payload: Payload::Empty,
+            repeat: Repeat::Always,
+            unaddressable: None,
         }
     }
 
@@ -157,6 +179,12 @@ impl Request {
     }
 }
 
+/// Whether a name is one segment of a path for every server. Which names there can be is the server's to say.
+fn is_bucket(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    !name.is_empty() && name != "." && name != ".." && name.chars().all(allowed)
+}
+
 /// The path of an object as `x-amz-copy-source` wants it.
 pub(super) fn copy_source(bucket: &str, key: &str) -> String {
     format!(
@@ -176,6 +204,26 @@ mod tests {
         assert_eq!(request.path_and_query, "/b/a%20b/../%C3%BC%2B%3F%23%25/~");
         let request = request.query("list-type", "2").query("prefix", "x/&y");
         assert!(request.path_and_query.ends_with("?list-type=2&prefix=x%2F%26y"));
+    }
+
+    #[test]
+    fn what_would_name_something_else_is_not_sent() {
+        for (bucket, key) in [
+            ("", None),
+            ("a/b", None),
+            ("..", None),
+            ("a", Some("")),
+            ("", Some("k")),
+        ] {
+            assert!(
+                Request::new(Method::DELETE, bucket, key).unaddressable.is_some(),
+                "{bucket:?} {key:?}"
+            );
+        }
+        assert_eq!(
+            Request::new(Method::DELETE, "my-bucket.1", Some("/")).unaddressable,
+            None
+        );
     }
 
     #[test]

@@ -58,6 +58,9 @@ impl Client {
     }
 
     async fn send_once(&self, request: &Request) -> std::result::Result<Response<Incoming>, Failure> {
+        if let Some(cause) = &request.unaddressable {
+            return Err(Error::Invalid(cause.clone()).into());
+        }
         let uri = self.inner.endpoint.uri(&request.path_and_query)?;
         let mut headers = request.headers.clone();
         sign_headers(

@@ -23,8 +23,17 @@ use tokio::sync::oneshot;
 /// More changes than this wait for the next transaction, so that the first ones do not wait for ever.
 const MAX_BATCH: usize = 1024;
 
-/// Answers a change once its transaction is through; given why, when it is not.
-type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
+/// What became of a transaction.
+enum Ended {
+    Committed,
+    /// Nothing of it is or will be there.
+    Failed(Error),
+    /// The disk failed during the commit: the next start may find it made or not.
+    Unknown(Error),
+}
+
+/// Answers a change once its transaction has ended.
+type Answer = Box<dyn FnOnce(Ended) + Send>;
 /// Applies a change, and says how to answer it. An error fails the whole transaction.
 type Apply = Box<dyn FnOnce(&mut Change<'_>) -> std::result::Result<Answer, ()> + Send>;
 
@@ -77,13 +86,18 @@ impl Committer {
         let (answer, answered) = oneshot::channel::<Result<T>>();
         let slot = file.as_ref().map(NewFile::slot);
         let apply: Apply = Box::new(move |change| match apply(change) {
-            Ok(outcome) => Ok(Box::new(move |failure| {
-                let outcome = match failure {
-                    None => outcome,
-                    Some(error) => Err(error),
+            Ok(outcome) => Ok(Box::new(move |ended| {
+                let (outcome, keep) = match ended {
+                    Ended::Committed => {
+                        let keep = outcome.is_ok();
+                        (outcome, keep)
+                    }
+                    Ended::Failed(error) => (Err(error), false),
+                    // If the change turns out to be made its file is needed, if not the next start reclaims it.
+                    Ended::Unknown(error) => (Err(error), true),
                 };
                 if let Some(file) = file
-                    && outcome.is_ok()
+                    && keep
                 {
                     file.keep();
                 }
@@ -139,7 +153,7 @@ fn commit(index: &Index, data: &Data, batch: Vec<Job>, broken: &Mutex<Option<Str
     match outcome {
         Ok(dead) => {
             for answer in answers {
-                answer(None);
+                answer(Ended::Committed);
             }
             data.discard(dead);
         }
@@ -149,7 +163,11 @@ fn commit(index: &Index, data: &Data, batch: Vec<Job>, broken: &Mutex<Option<Str
                 *lock(broken) = Some(failure.text.clone());
             }
             for answer in answers {
-                answer(Some(failure.to_error()));
+                answer(if failure.unknown {
+                    Ended::Unknown(failure.to_error())
+                } else {
+                    Ended::Failed(failure.to_error())
+                });
             }
         }
     }
@@ -160,6 +178,8 @@ struct Failure {
     full: bool,
     /// redb refuses everything after an input/output error until the index is opened anew.
     lasting: bool,
+    /// Whether the transaction may have reached the disk all the same.
+    unknown: bool,
 }
 
 impl Failure {
@@ -177,6 +197,7 @@ impl From<Fault> for Failure {
             text: penstock_service::chain(&fault),
             full: fault.is_full(),
             lasting: matches!(fault, Fault::Index(_)),
+            unknown: false,
         }
     }
 }
@@ -197,6 +218,7 @@ fn try_commit(
             text: error.to_string(),
             full: false,
             lasting: true,
+            unknown: false,
         })?;
     let mut slots = BTreeSet::new();
     let mut change = Change::begin(&transaction, index.totals())?;
@@ -208,6 +230,7 @@ fn try_commit(
                     text: "the index failed while a change was applied".to_owned(),
                     full: false,
                     lasting: false,
+                    unknown: false,
                 });
             }
         }
@@ -226,11 +249,13 @@ fn try_commit(
             text: format!("the folder of data files {slot:02x} could not be written to disk: {error}"),
             full: error.kind() == io::ErrorKind::StorageFull,
             lasting: false,
+            unknown: false,
         })?;
     }
-    transaction
-        .commit()
-        .map_err(|error| Failure::from(Fault::from(error)))?;
+    transaction.commit().map_err(|error| Failure {
+        unknown: true,
+        ..Failure::from(Fault::from(error))
+    })?;
     index.set_totals(totals.0, totals.1);
     Ok(dead)
 }

@@ -12,6 +12,8 @@ pub(super) fn start(index: Arc<Index>, data: Arc<Data>) {
             Ok(reclaimed) => tracing::info!(reclaimed, "data files of interrupted writes were removed"),
             Err(error) => tracing::warn!(%error, "data files of interrupted writes could not be looked for"),
         }
+        // Whoever waits for the end may open the store anew, so the index must be let go of first.
+        drop(index);
         data.sweep_ended();
     });
 }

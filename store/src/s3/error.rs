@@ -43,7 +43,14 @@ pub(super) fn answer(error: Error) -> S3Error {
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<RefusedBody>())
             {
-                Some(refused) => S3Error::with_message(refused.code(), refused.to_string()),
+                Some(refused) => {
+                    let mut answer = S3Error::with_message(refused.code(), refused.to_string());
+                    // s3s knows no status for codes that it has no name for.
+                    if answer.status_code().is_none() {
+                        answer.set_status_code(StatusCode::BAD_REQUEST);
+                    }
+                    answer
+                }
                 None => S3Error::with_message(Code::IncompleteBody, message),
             };
         }

@@ -1,0 +1,39 @@
+import uuid
+
+import pytest
+
+from node import Node
+
+
+@pytest.fixture(scope="session")
+def node():
+    node = Node()
+    yield node
+    log = node.log()
+    node.close()
+    assert "panicked" not in log, log
+    assert "test-secret-key" not in log, "the secret key is in the log"
+
+
+@pytest.fixture(scope="session")
+def s3(node):
+    return node.client()
+
+
+def empty_and_delete(s3, name):
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=name):
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+        if keys:
+            # Quiet, because XML cannot carry back every character that a key may hold.
+            s3.delete_objects(Bucket=name, Delete={"Objects": keys, "Quiet": True})
+    for upload in s3.list_multipart_uploads(Bucket=name).get("Uploads", []):
+        s3.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
+    s3.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+def bucket(s3):
+    name = f"test-{uuid.uuid4().hex}"
+    s3.create_bucket(Bucket=name)
+    yield name
+    empty_and_delete(s3, name)
