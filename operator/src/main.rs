@@ -1,1 +1,81 @@
-fn main() {}
+//! `penstock-operator`: makes StorageClusters true.
+//!
+//! ```text
+//!   StorageCluster ──watch──▶ controller ──▶ reconcile: credentials, tls, resources (applied), nodes (observed)
+//!                                               └──▶ status: what was found, told once
+//! ```
+//! Two replicas run; the one that holds the Lease reconciles.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod check;
+mod context;
+mod controller;
+mod credentials;
+mod error;
+mod finalize;
+mod lease;
+mod metrics;
+mod nodes;
+mod resources;
+mod status;
+mod tls;
+
+use crate::error::Error;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Reconciles Penstock's custom resources.
+#[derive(Parser)]
+#[command(name = "penstock-operator", version)]
+struct Args {
+    #[command(flatten)]
+    service: penstock_service::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reconcile until SIGTERM. Several may run: one leads, the others wait.
+    Run(context::Config),
+    /// Say whether an installation is complete: CRDs, CSI driver, controller and node agents.
+    Check(check::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    args.service.init_logging();
+    // Fails only when a provider is installed already, which then serves as well.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    penstock_service::exit(match args.command {
+        Command::Run(config) => run(&args.service, config).await,
+        Command::Check(wanted) => check::run(&wanted).await,
+    })
+}
+
+async fn run(service: &penstock_service::Args, config: context::Config) -> Result<(), Error> {
+    let shutdown = penstock_service::shutdown::on_signal().map_err(Error::Signals)?;
+    let client = kube::Client::try_default().await.map_err(Error::Connect)?;
+    let mut admin = penstock_service::Admin::default();
+    let metrics = metrics::Metrics::register(&mut admin.metrics);
+    let api = client.clone();
+    admin.readiness.probe("api-server", move || {
+        let api = api.clone();
+        async move {
+            api.apiserver_version()
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        }
+    });
+    admin.serve(service, shutdown.clone()).await?;
+
+    let election = lease::Election::new(client.clone(), &config);
+    let context = context::Context::new(client, config, metrics);
+    lease::lead(election, context.metrics.clone(), shutdown, |leading| {
+        controller::run(context, leading)
+    })
+    .await
+}

@@ -1,0 +1,108 @@
+//! What a reconciliation needs besides the object.
+
+use crate::metrics::Metrics;
+use kube::{
+    Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use penstock_crds::StorageCluster;
+use std::sync::Arc;
+
+/// How this operator is installed; the chart sets all of it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Image of the storage node where a StorageCluster names none.
+    #[arg(long, env = "PENSTOCK_STORE_IMAGE", value_name = "IMAGE")]
+    pub store_image: String,
+
+    /// When images are pulled, where a StorageCluster does not say.
+    #[arg(long, env = "PENSTOCK_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+
+    /// ServiceAccount of the CSI controller, as NAMESPACE/NAME: it may read the Secrets that provisioning needs.
+    #[arg(long, env = "PENSTOCK_CSI_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = service_account)]
+    pub csi_service_account: ServiceAccount,
+
+    /// Namespace of the Lease that elects the leader.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: String,
+
+    /// Name of this replica in the Lease.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: String,
+}
+
+/// A ServiceAccount by namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAccount {
+    pub namespace: String,
+    pub name: String,
+}
+
+fn service_account(text: &str) -> Result<ServiceAccount, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(ServiceAccount {
+            namespace: namespace.into(),
+            name: name.into(),
+        }),
+        _ => Err("write NAMESPACE/NAME".into()),
+    }
+}
+
+/// Shared by all reconciliations.
+pub struct Context {
+    pub client: Client,
+    pub config: Config,
+    pub metrics: Metrics,
+    recorder: Recorder,
+}
+
+impl Context {
+    pub fn new(client: Client, config: Config, metrics: Metrics) -> Arc<Self> {
+        let reporter = Reporter {
+            controller: "penstock-operator".into(),
+            instance: Some(config.identity.clone()),
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Arc::new(Self {
+            client,
+            config,
+            metrics,
+            recorder,
+        })
+    }
+
+    /// Publishes an Event on the cluster. What it tells is in the status too, so a lost Event is only logged.
+    pub async fn tell(&self, cluster: &StorageCluster, type_: EventType, reason: &str, note: &str) {
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            // The API takes at most 1 kB.
+            note: Some(note.chars().take(900).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &cluster.object_ref(&())).await {
+            tracing::warn!(%error, reason, "an Event was not published");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_account_is_namespace_slash_name() {
+        let parsed = service_account("system/csi").unwrap();
+        assert_eq!(
+            parsed,
+            ServiceAccount {
+                namespace: "system".into(),
+                name: "csi".into()
+            }
+        );
+        assert!(service_account("csi").is_err());
+        assert!(service_account("/csi").is_err());
+    }
+}

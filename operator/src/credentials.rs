@@ -1,0 +1,138 @@
+//! The root key pair: made once, never changed by the operator afterwards.
+//!
+//! The Secret has no owner reference: with `deletionPolicy: Retain` it must outlive the cluster as the data do, and a Secret
+//! that a user made beforehand is the user's.
+
+use crate::{
+    apply::{apply, unless_gone},
+    context::Context,
+    error::Error,
+    resources::{Names, REGION},
+    status::Step,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::PostParams};
+use penstock_crds::conditions::REASON_INCOMPLETE_SECRET;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const KEYS: [&str; 2] = ["accessKeyId", "secretAccessKey"];
+
+/// Outcome of the step: a digest of the keys when they are complete.
+pub type Outcome = Result<String, Step>;
+
+/// Makes sure that the Secret holds a key pair, then adds endpoint, region and CA to it.
+pub async fn ensure(
+    context: &Context,
+    names: &Names,
+    endpoint: &str,
+    ca: Option<&str>,
+) -> Result<Outcome, Error> {
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &names.namespace);
+    let name = names.credentials();
+    let found = match secrets
+        .get_opt(&name)
+        .await
+        .map_err(Error::api(format!("read Secret {name}")))?
+    {
+        Some(found) => found,
+        None => create(&secrets, names).await?,
+    };
+    let data = found.data.unwrap_or_default();
+    let missing: Vec<_> = KEYS
+        .into_iter()
+        .filter(|key| data.get(*key).is_none_or(|value| value.0.is_empty()))
+        .collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "Secret {name} lacks {}: add what is missing, or delete the Secret to have a new key pair made",
+            missing.join(" and ")
+        );
+        return Ok(Err(Step::failed(REASON_INCOMPLETE_SECRET, message)));
+    }
+    let mut added = json!({"endpoint": endpoint, "region": REGION});
+    if let Some(ca) = ca {
+        added["ca.crt"] = json!(ca);
+    }
+    // Only these fields are applied, so the keys are never ours to overwrite.
+    apply(
+        &context.client,
+        &json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": names.namespace}, "stringData": added,
+        }),
+    )
+    .await?;
+    let mut digest = Sha256::new();
+    for key in KEYS {
+        if let Some(value) = data.get(key) {
+            digest.update(&value.0);
+            digest.update([0]);
+        }
+    }
+    Ok(Ok(hex::encode(digest.finalize())[..16].to_owned()))
+}
+
+/// Creates (not applies) the Secret: whoever is second finds what the first one made.
+async fn create(secrets: &Api<Secret>, names: &Names) -> Result<Secret, Error> {
+    let name = names.credentials();
+    let secret: Secret = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": names.namespace, "labels": names.labels()},
+        "stringData": key_pair(),
+    }))
+    .unwrap_or_default();
+    let parameters = PostParams {
+        field_manager: Some("penstock-operator-keys".into()),
+        ..PostParams::default()
+    };
+    let created = secrets.create(&parameters, &secret).await;
+    let doing = format!("create Secret {name}");
+    match created {
+        Ok(created) => Ok(created),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            secrets.get(&name).await.map_err(Error::api(doing))
+        }
+        Err(error) => Err(Error::api(doing)(error)),
+    }
+}
+
+/// 100 and 240 random bits, in the alphabets that S3 tools expect.
+fn key_pair() -> Value {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let id: String = (0..16)
+        .map(|_| char::from(LETTERS[usize::from(rand::random::<u8>() & 31)]))
+        .collect();
+    json!({"accessKeyId": format!("PSTK{id}"), "secretAccessKey": hex::encode(rand::random::<[u8; 30]>())})
+}
+
+/// Removes the Secret if the operator made it.
+pub async fn remove(context: &Context, names: &Names) -> Result<(), Error> {
+    let name = names.credentials();
+    let doing = format!("delete Secret {name}");
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &names.namespace);
+    let found = secrets.get_opt(&name).await.map_err(Error::api(doing.clone()))?;
+    let ours = |secret: &Secret| {
+        let labels = secret.metadata.labels.as_ref();
+        labels
+            .and_then(|labels| labels.get("app.kubernetes.io/managed-by"))
+            .map(String::as_str)
+            == Some(penstock_crds::FIELD_MANAGER)
+    };
+    if found.as_ref().is_some_and(ours) {
+        unless_gone(secrets.delete(&name, &Default::default()).await).map_err(Error::api(doing))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_pairs_have_the_form_that_s3_tools_expect_and_differ() {
+        let (one, two) = (key_pair(), key_pair());
+        assert_eq!(one["accessKeyId"].as_str().unwrap().len(), 20);
+        assert_eq!(one["secretAccessKey"].as_str().unwrap().len(), 60);
+        assert_ne!(one["secretAccessKey"], two["secretAccessKey"]);
+    }
+}

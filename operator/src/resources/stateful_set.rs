@@ -1,0 +1,233 @@
+//! The storage nodes.
+
+use super::{ADMIN_PORT, Names, S3_PORT};
+use crate::context::Config;
+use penstock_crds::{StorageCluster, storage_cluster::DeletionPolicy};
+use serde_json::{Value, json};
+
+const CREDENTIALS: &str = "/etc/penstock/credentials";
+const TLS: &str = "/etc/penstock/tls";
+/// User and group of the image.
+const USER: i64 = 65532;
+
+/// Digests of what the pods mount: a change restarts them.
+#[derive(Debug, Clone, Default)]
+pub struct Hashes {
+    /// Of the key pair.
+    pub credentials: String,
+    /// Of the certificate; empty without TLS.
+    pub tls: String,
+}
+
+/// `size`: what the claim template says; it cannot be changed once the StatefulSet is there.
+pub fn stateful_set(
+    names: &Names,
+    cluster: &StorageCluster,
+    config: &Config,
+    hashes: &Hashes,
+    size: Option<&str>,
+) -> Value {
+    let spec = &cluster.spec;
+    let deletion = match spec.deletion_policy {
+        DeletionPolicy::Retain => "Retain",
+        DeletionPolicy::Delete => "Delete",
+    };
+    let mut set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": names.owned(&names.cluster),
+        "spec": {
+            "replicas": spec.nodes, "serviceName": names.nodes(), "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": names.selector()},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deletion, "whenScaled": "Retain"},
+            "template": {
+                "metadata": {
+                    "labels": names.labels(),
+                    "annotations": {
+                        "penstock.io/credentials-hash": hashes.credentials, "penstock.io/tls-hash": hashes.tls,
+                    },
+                },
+                "spec": pod(names, cluster, config),
+            },
+        },
+    });
+    if let Some(template) = &spec.storage.volume_claim_template {
+        let mut claim = json!({
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": size.unwrap_or(&template.size)}},
+        });
+        if let Some(class) = &template.storage_class_name {
+            claim["storageClassName"] = json!(class);
+        }
+        set["spec"]["volumeClaimTemplates"] = json!([{
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "labels": names.labels()}, "spec": claim,
+        }]);
+    }
+    set
+}
+
+fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
+    let spec = &cluster.spec;
+    let mut args = vec![
+        "serve".to_owned(),
+        "--data=/data".to_owned(),
+        format!("--listen=0.0.0.0:{S3_PORT}"),
+        format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
+        format!("--root-access-key-file={CREDENTIALS}/accessKeyId"),
+        format!("--root-secret-key-file={CREDENTIALS}/secretAccessKey"),
+    ];
+    let mut mounts = vec![
+        json!({"name": "data", "mountPath": "/data"}),
+        json!({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": true}),
+    ];
+    let items = |keys: &[&str]| {
+        keys.iter()
+            .map(|key| json!({"key": key, "path": key}))
+            .collect::<Vec<_>>()
+    };
+    let mut volumes = vec![json!({
+        "name": "credentials",
+        "secret": {
+            "secretName": names.credentials(), "items": items(&["accessKeyId", "secretAccessKey"]),
+            "defaultMode": 0o440,
+        },
+    })];
+    if spec.tls.enabled {
+        args.push(format!("--tls-cert={TLS}/tls.crt"));
+        args.push(format!("--tls-key={TLS}/tls.key"));
+        mounts.push(json!({"name": "tls", "mountPath": TLS, "readOnly": true}));
+        // The CA's own key stays out of the pod.
+        volumes.push(json!({
+            "name": "tls",
+            "secret": {"secretName": names.tls(), "items": items(&["tls.crt", "tls.key"]), "defaultMode": 0o440},
+        }));
+    }
+    if let Some(host) = &spec.storage.host_path {
+        volumes.push(json!({"name": "data", "hostPath": {"path": host.path, "type": "DirectoryOrCreate"}}));
+    }
+    let pull_policy = spec
+        .image_pull_policy
+        .map_or(config.image_pull_policy.as_str(), |policy| policy.as_str());
+    let probe = |path: &str, period: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": "admin"}, "periodSeconds": period, "timeoutSeconds": 3,
+            "failureThreshold": failures,
+        })
+    };
+    let mut pod = json!({
+        "serviceAccountName": names.account(),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+            // Changing the owner of every file at each start would take as long as there are files.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{
+            "name": "store", "image": image(cluster, config), "imagePullPolicy": pull_policy, "args": args,
+            "env": [{"name": "PENSTOCK_LOG_FORMAT", "value": "json"}],
+            "ports": [
+                {"name": "s3", "containerPort": S3_PORT, "protocol": "TCP"},
+                {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+            ],
+            "startupProbe": probe("/livez", 1, 120),
+            "livenessProbe": probe("/livez", 10, 6),
+            "readinessProbe": probe("/readyz", 2, 3),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "resources": spec.resources.clone().unwrap_or_default(),
+            "securityContext": {
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": mounts,
+        }],
+        "volumes": volumes,
+    });
+    if !spec.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(spec.node_selector);
+    }
+    if !spec.tolerations.is_empty() {
+        pod["tolerations"] = json!(spec.tolerations);
+    }
+    if let Some(affinity) = &spec.affinity {
+        pod["affinity"] = affinity.clone();
+    }
+    if !spec.image_pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = json!(spec.image_pull_secrets);
+    }
+    pod
+}
+
+/// The image that the storage nodes are to run.
+pub fn image<'a>(cluster: &'a StorageCluster, config: &'a Config) -> &'a str {
+    cluster.spec.image.as_deref().unwrap_or(&config.store_image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::cluster;
+    use super::*;
+    use crate::context::ServiceAccount;
+
+    fn made(spec: Value) -> Value {
+        let config = Config {
+            store_image: "penstock/store:1".into(),
+            image_pull_policy: "IfNotPresent".into(),
+            csi_service_account: ServiceAccount {
+                namespace: "s".into(),
+                name: "c".into(),
+            },
+            namespace: "s".into(),
+            identity: "i".into(),
+        };
+        let cluster = cluster(spec);
+        stateful_set(
+            &Names::of(&cluster).unwrap(),
+            &cluster,
+            &config,
+            &Hashes::default(),
+            None,
+        )
+    }
+
+    #[test]
+    fn a_claim_template_becomes_a_disk_of_that_size_and_class() {
+        let storage = json!({"volumeClaimTemplate": {"size": "1Gi", "storageClassName": "fast"}});
+        let set = made(json!({"storage": storage}));
+        let claim = &set["spec"]["volumeClaimTemplates"][0]["spec"];
+        assert_eq!(claim["resources"]["requests"]["storage"], "1Gi");
+        assert_eq!(claim["storageClassName"], "fast");
+    }
+
+    #[test]
+    fn the_pod_is_restricted_and_never_sees_the_key_of_the_ca() {
+        let set = made(json!({"storage": {"volumeClaimTemplate": {"size": "1Gi"}}}));
+        let pod = &set["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(
+            pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"],
+            true
+        );
+        assert!(!pod["volumes"].to_string().contains("ca.key"));
+        assert!(pod["containers"][0]["args"].to_string().contains("--tls-cert"));
+    }
+
+    #[test]
+    fn without_tls_nothing_of_it_is_mounted() {
+        let set =
+            made(json!({"storage": {"volumeClaimTemplate": {"size": "1Gi"}}, "tls": {"enabled": false}}));
+        assert!(!set.to_string().contains("tls.crt"));
+    }
+
+    #[test]
+    fn deletion_policy_decides_over_the_claims() {
+        let storage = json!({"volumeClaimTemplate": {"size": "1Gi"}});
+        for (policy, wanted) in [("Retain", "Retain"), ("Delete", "Delete")] {
+            let set = made(json!({"storage": storage, "deletionPolicy": policy}));
+            assert_eq!(
+                set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"],
+                wanted
+            );
+        }
+    }
+}

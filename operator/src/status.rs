@@ -1,0 +1,244 @@
+//! From what was found to what is told.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use penstock_crds::{
+    conditions::{
+        CREDENTIALS_READY, DEGRADED, NODES_READY, PROGRESSING, READY, REASON_DISABLED, REASON_READY,
+        REASON_SETTLED, STORAGE_CLASS_READY, TLS_READY,
+    },
+    storage_cluster::{NodeCounts, StorageClusterStatus},
+};
+
+/// How one step turned out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    state: State,
+    reason: &'static str,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Done,
+    Waiting,
+    Failed,
+}
+
+impl Step {
+    /// It is as wanted.
+    pub fn done(message: impl Into<String>) -> Self {
+        Self {
+            state: State::Done,
+            reason: REASON_READY,
+            message: message.into(),
+        }
+    }
+
+    /// The spec does not want it.
+    pub fn disabled(message: impl Into<String>) -> Self {
+        Self {
+            state: State::Done,
+            reason: REASON_DISABLED,
+            message: message.into(),
+        }
+    }
+
+    /// It will be, without anybody's help.
+    pub fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Waiting,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It will not be, until somebody does what the message says.
+    pub fn failed(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Failed,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+}
+
+/// What a reconciliation found.
+pub struct Findings {
+    pub generation: Option<i64>,
+    pub credentials: Step,
+    pub tls: Step,
+    pub storage_class: Step,
+    pub nodes: Step,
+    pub counts: NodeCounts,
+    pub endpoint: String,
+    pub credentials_secret: String,
+    pub storage_class_name: Option<String>,
+    pub image: String,
+}
+
+impl Findings {
+    fn steps(&self) -> [(&'static str, &Step); 4] {
+        [
+            (CREDENTIALS_READY, &self.credentials),
+            (TLS_READY, &self.tls),
+            (STORAGE_CLASS_READY, &self.storage_class),
+            (NODES_READY, &self.nodes),
+        ]
+    }
+
+    /// Whether nothing is left to be done or waited for.
+    pub fn settled(&self) -> bool {
+        self.steps().iter().all(|(_, step)| step.is_done())
+    }
+
+    /// The status to be shown after `old`; conditions that did not change keep their time.
+    pub fn status(&self, old: &StorageClusterStatus, now: Timestamp) -> StorageClusterStatus {
+        let first = |state| {
+            self.steps()
+                .into_iter()
+                .map(|(_, step)| step)
+                .find(|step| step.state == state)
+        };
+        let failed = first(State::Failed);
+        let waiting = first(State::Waiting);
+        let ready = match failed.or(waiting) {
+            None => (
+                READY,
+                "True",
+                REASON_READY,
+                "the storage cluster serves requests".to_owned(),
+            ),
+            Some(step) => (READY, "False", step.reason, step.message.clone()),
+        };
+        let progressing = match waiting {
+            Some(step) => (PROGRESSING, "True", step.reason, step.message.clone()),
+            None => (
+                PROGRESSING,
+                "False",
+                REASON_SETTLED,
+                "nothing is being changed".to_owned(),
+            ),
+        };
+        let degraded = match failed {
+            Some(step) => (DEGRADED, "True", step.reason, step.message.clone()),
+            None => (
+                DEGRADED,
+                "False",
+                REASON_SETTLED,
+                "nothing needs attention".to_owned(),
+            ),
+        };
+        let mut all = vec![ready, progressing, degraded];
+        for (kind, step) in self.steps() {
+            let status = if step.is_done() { "True" } else { "False" };
+            all.push((kind, status, step.reason, step.message.clone()));
+        }
+        let condition = |(kind, status, reason, message): (&str, &str, &str, String)| {
+            let before = old.conditions.iter().find(|condition| condition.type_ == kind);
+            let since = before
+                .filter(|condition| condition.status == status)
+                .map(|condition| condition.last_transition_time.clone());
+            Condition {
+                type_: kind.to_owned(),
+                status: status.to_owned(),
+                reason: reason.to_owned(),
+                message,
+                observed_generation: self.generation,
+                last_transition_time: since.unwrap_or(Time(now)),
+            }
+        };
+        StorageClusterStatus {
+            observed_generation: self.generation,
+            conditions: all.into_iter().map(condition).collect(),
+            endpoint: Some(self.endpoint.clone()),
+            credentials_secret: Some(self.credentials_secret.clone()),
+            storage_class_name: self.storage_class_name.clone(),
+            image: Some(self.image.clone()),
+            nodes: Some(self.counts.clone()),
+        }
+    }
+}
+
+/// The condition of that type, as (status, reason, message).
+pub fn told<'s>(status: &'s StorageClusterStatus, kind: &str) -> Option<(&'s str, &'s str, &'s str)> {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)?;
+    Some((&found.status, &found.reason, &found.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use penstock_crds::conditions::{REASON_NAME_TAKEN, REASON_ROLLING_OUT};
+
+    fn findings(nodes: Step, class: Step) -> Findings {
+        Findings {
+            generation: Some(2),
+            credentials: Step::done("the key pair is complete"),
+            tls: Step::disabled("TLS is off"),
+            storage_class: class,
+            nodes,
+            counts: NodeCounts::new(1, 1, 1),
+            endpoint: "http://demo.default.svc:9000".into(),
+            credentials_secret: "demo-credentials".into(),
+            storage_class_name: None,
+            image: "penstock/store:1".into(),
+        }
+    }
+
+    fn words<'s>(status: &'s StorageClusterStatus, kind: &str) -> (&'s str, &'s str) {
+        told(status, kind)
+            .map(|(status, reason, _)| (status, reason))
+            .unwrap()
+    }
+
+    #[test]
+    fn ready_is_true_only_when_every_step_is() {
+        let (old, now) = (StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
+        let done = || Step::done("fine");
+        let status = findings(done(), done()).status(&old, now);
+        assert_eq!(words(&status, READY), ("True", REASON_READY));
+        assert_eq!(words(&status, TLS_READY), ("True", REASON_DISABLED));
+
+        let status = findings(Step::waiting(REASON_ROLLING_OUT, "0 of 1"), done()).status(&old, now);
+        assert_eq!(words(&status, READY), ("False", REASON_ROLLING_OUT));
+        assert_eq!(words(&status, PROGRESSING), ("True", REASON_ROLLING_OUT));
+        assert_eq!(words(&status, DEGRADED), ("False", REASON_SETTLED));
+
+        let status = findings(done(), Step::failed(REASON_NAME_TAKEN, "taken")).status(&old, now);
+        assert_eq!(words(&status, READY), ("False", REASON_NAME_TAKEN));
+        assert_eq!(words(&status, DEGRADED), ("True", REASON_NAME_TAKEN));
+    }
+
+    #[test]
+    fn what_fails_is_told_before_what_waits() {
+        let both = findings(
+            Step::waiting(REASON_ROLLING_OUT, "0 of 1"),
+            Step::failed(REASON_NAME_TAKEN, "taken"),
+        );
+        let status = both.status(&StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(words(&status, READY), ("False", REASON_NAME_TAKEN));
+    }
+
+    #[test]
+    fn a_transition_keeps_its_time_until_the_next_one() {
+        let later = Timestamp::from_second(1000).unwrap();
+        let done = || Step::done("fine");
+        let first = findings(done(), done()).status(&StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
+        let second = findings(done(), done()).status(&first, later);
+        assert_eq!(first, second);
+        let third = findings(Step::waiting(REASON_ROLLING_OUT, "0 of 1"), done()).status(&second, later);
+        assert_eq!(third.conditions[0].last_transition_time, Time(later));
+        assert_eq!(
+            third.conditions[3].last_transition_time,
+            Time(Timestamp::UNIX_EPOCH)
+        );
+    }
+}
