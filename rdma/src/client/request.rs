@@ -35,6 +35,15 @@ pub(super) enum Repeat {
     Unperformed,
 }
 
+impl Payload {
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
 pub(super) struct Request {
     pub method: Method,
     pub path_and_query: String,

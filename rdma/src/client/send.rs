@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Error, Result, xml};
 use bytes::{Bytes, BytesMut};
-use http::{Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::time::Duration;
@@ -76,6 +76,11 @@ impl Client {
         *message.method_mut() = request.method.clone();
         *message.uri_mut() = uri;
         *message.headers_mut() = headers;
+        if request.method == Method::PUT || request.method == Method::POST {
+            // hyper leaves it out where there is no body, and S3 asks for it.
+            let length = HeaderValue::from(request.payload.length());
+            message.headers_mut().insert(CONTENT_LENGTH, length);
+        }
 
         let answer = self.inner.http.request(message);
         tokio::pin!(answer);

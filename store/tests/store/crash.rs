@@ -63,19 +63,19 @@ async fn no_acknowledged_write_is_lost_by_kill_9() {
     for round in 0..u64::from(rounds(5, 200)) {
         let mut node = Node::start(folder.path(), &[]);
         let client = node.client(impatient());
-        let stop = Arc::new(AtomicBool::new(false));
+        let killed = Arc::new(AtomicBool::new(false));
         let writers: Vec<_> = fates
             .drain(..)
             .enumerate()
             .map(|(writer, fates)| {
                 let random = seed ^ (round << 32) ^ (writer as u64) << 16;
-                tokio::spawn(write(client.clone(), writer, random, fates, Arc::clone(&stop)))
+                tokio::spawn(write(client.clone(), writer, random, fates, Arc::clone(&killed)))
             })
             .collect();
         let wait = 150 + splitmix(seed ^ round) % 900;
         tokio::time::sleep(Duration::from_millis(wait)).await;
+        killed.store(true, Ordering::SeqCst);
         node.kill();
-        stop.store(true, Ordering::Relaxed);
         for writer in writers {
             let (written, count) = writer.await.unwrap();
             acknowledged += count;
@@ -99,10 +99,10 @@ async fn write(
     writer: usize,
     mut random: u64,
     mut fates: BTreeMap<String, Fate>,
-    stop: Arc<AtomicBool>,
+    killed: Arc<AtomicBool>,
 ) -> (BTreeMap<String, Fate>, u64) {
     let mut acknowledged = 0;
-    while !stop.load(Ordering::Relaxed) {
+    loop {
         random = splitmix(random);
         let key = format!("writer-{writer}/key-{}", random % KEYS);
         let wanted = (random >> 8) % 5 != 0;
@@ -126,15 +126,15 @@ async fn write(
             }
             None => client.delete("bucket", &key).await,
         };
-        if outcome.is_err() {
+        if let Err(error) = outcome {
+            assert!(killed.load(Ordering::SeqCst), "{key}: {error}");
             // The node is gone; the cut operation's fate is open.
-            break;
+            return (fates, acknowledged);
         }
         fate.acknowledged = version;
         fate.cut = None;
         acknowledged += 1;
     }
-    (fates, acknowledged)
 }
 
 async fn check(client: &Client, fates: &mut [BTreeMap<String, Fate>], folder: &std::path::Path) {
