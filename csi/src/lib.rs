@@ -1,0 +1,27 @@
+//! The CSI driver: buckets as volumes of pods.
+//!
+//! ```text
+//!  csi-provisioner ──CreateVolume──▶ controller ──S3──▶ storage node        (a Deployment)
+//!
+//!  kubelet ──NodeStage/Publish──▶ node ──descriptor──▶ agent ──S3──▶ storage node   (a DaemonSet of two containers)
+//!                                privileged,           unprivileged,
+//!                                mounts and proves     serves FUSE
+//! ```
+//! One binary with a role each (and `mount`, one bucket on one machine without Kubernetes): they share protos, socket handling and the hand-over, and no process.
+#![deny(unsafe_code)]
+
+pub mod access;
+pub mod agent;
+pub mod attributes;
+pub mod controller;
+pub mod fs;
+pub mod fuse;
+pub mod grpc;
+pub mod guard;
+pub mod handover;
+pub mod identity;
+pub mod metrics;
+pub mod mount;
+pub mod node;
+pub mod proto;
+pub mod registration;

@@ -1,0 +1,82 @@
+//! What the agent counts.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Metrics of mounted volumes. Clones count into the same numbers.
+#[derive(Clone, Default, Debug)]
+pub struct Metrics {
+    operations: Family<OperationLabels, Counter>,
+    read: Counter,
+    written: Counter,
+    staged: Gauge,
+    mounted: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+    outcome: String,
+}
+
+impl Metrics {
+    /// Counters that are shown in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "penstock_fuse_operations",
+            "File operations by kind and outcome (ok or the error's name)",
+            metrics.operations.clone(),
+        );
+        registry.register(
+            "penstock_fuse_read_bytes",
+            "Bytes read from mounted volumes",
+            metrics.read.clone(),
+        );
+        registry.register(
+            "penstock_fuse_written_bytes",
+            "Bytes written to mounted volumes",
+            metrics.written.clone(),
+        );
+        registry.register(
+            "penstock_staged_bytes",
+            "Bytes of files being written, on this node's disk",
+            metrics.staged.clone(),
+        );
+        registry.register("penstock_volumes_mounted", "Volumes mounted now", metrics.mounted.clone());
+        metrics
+    }
+
+    pub(crate) fn operation(&self, operation: &'static str, outcome: Result<(), crate::fuse::Errno>) {
+        let outcome = match outcome {
+            Ok(()) => "ok".to_owned(),
+            Err(errno) => format!("{errno:?}"),
+        };
+        self.operations.get_or_create(&OperationLabels { operation, outcome }).inc();
+    }
+
+    pub(crate) fn read(&self, bytes: u64) {
+        self.read.inc_by(bytes);
+    }
+
+    pub(crate) fn written(&self, bytes: u64) {
+        self.written.inc_by(bytes);
+    }
+
+    pub(crate) fn staged_bytes(&self, old: u64, new: u64) {
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.staged.inc_by(signed(new).saturating_sub(signed(old)));
+    }
+
+    pub(crate) fn mounted(&self, volumes: usize) {
+        self.mounted.set(i64::try_from(volumes).unwrap_or(i64::MAX));
+    }
+
+    /// Bytes staged now.
+    pub fn staged_total(&self) -> i64 {
+        self.staged.get()
+    }
+}
