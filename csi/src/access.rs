@@ -50,7 +50,12 @@ impl Access {
     /// # Errors
     /// See [`AccessError`].
     pub fn parse(secrets: &HashMap<String, String>) -> Result<Self, AccessError> {
-        let get = |key| secrets.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let get = |key| {
+            secrets
+                .get(key)
+                .map(|value| value.trim())
+                .filter(|value| !value.is_empty())
+        };
         let mut missing = Vec::new();
         let mut need = |key| {
             let value = get(key);
@@ -69,7 +74,10 @@ impl Access {
         if !missing.is_empty() {
             return Err(AccessError::Missing(missing));
         }
-        access.endpoint.parse::<Endpoint>().map_err(AccessError::Endpoint)?;
+        access
+            .endpoint
+            .parse::<Endpoint>()
+            .map_err(AccessError::Endpoint)?;
         Ok(access)
     }
 
@@ -84,7 +92,11 @@ impl Access {
             ..Options::default()
         };
         let credentials = Credentials::new(&self.access_key_id, &self.secret_access_key);
-        Ok(Remote::new(Client::new(self.endpoint.parse()?, credentials, options)?))
+        Ok(Remote::new(Client::new(
+            self.endpoint.parse()?,
+            credentials,
+            options,
+        )?))
     }
 }
 
@@ -105,17 +117,27 @@ mod tests {
     use super::*;
 
     fn secrets(endpoint: &str) -> HashMap<String, String> {
-        [(ACCESS_KEY_ID, "AKID"), (SECRET_ACCESS_KEY, "very-secret\n"), (ENDPOINT, endpoint)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
+        [
+            (ACCESS_KEY_ID, "AKID"),
+            (SECRET_ACCESS_KEY, "very-secret\n"),
+            (ENDPOINT, endpoint),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
     }
 
     #[tokio::test]
     async fn the_operators_secret_leads_to_a_storage_node() {
         let access = Access::parse(&secrets("http://demo.default.svc:9000\n")).unwrap();
-        assert_eq!((access.region.as_str(), access.secret_access_key.as_str()), ("us-east-1", "very-secret"));
+        assert_eq!(
+            (access.region.as_str(), access.secret_access_key.as_str()),
+            ("us-east-1", "very-secret")
+        );
         let engine = access.engine().unwrap();
-        assert_eq!(engine.client().endpoint().to_string(), "http://demo.default.svc:9000");
+        assert_eq!(
+            engine.client().endpoint().to_string(),
+            "http://demo.default.svc:9000"
+        );
     }
 
     #[test]
@@ -123,14 +145,23 @@ mod tests {
         let mut given = secrets(" ");
         given.remove(ACCESS_KEY_ID);
         let error = Access::parse(&given).unwrap_err().to_string();
-        assert!(error.starts_with("the secrets lack accessKeyId, endpoint:"), "{error}");
-        assert!(error.contains("provisioner-secret-name") && error.contains("node-stage-secret-name"), "{error}");
+        assert!(
+            error.starts_with("the secrets lack accessKeyId, endpoint:"),
+            "{error}"
+        );
+        assert!(
+            error.contains("provisioner-secret-name") && error.contains("node-stage-secret-name"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_endpoint_that_is_none_is_refused_before_it_is_asked() {
         let error = penstock_service::chain(&Access::parse(&secrets("demo:9000")).unwrap_err());
-        assert!(error.contains("demo:9000") && error.contains("https://storage.example:9000"), "{error}");
+        assert!(
+            error.contains("demo:9000") && error.contains("https://storage.example:9000"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -144,13 +144,12 @@ impl Agent {
     }
 
     async fn attend(&self, stream: UnixStream) -> io::Result<()> {
-        let mut stream = stream.into_std()?;
-        stream.set_nonblocking(false)?;
-        handover::be_patient(&stream)?;
-        let caller = handover::peer_uid(&stream)?;
+        let caller = stream.peer_cred()?.uid();
         if caller != 0 && caller != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other(format!("user {caller} may not hand over mounts")));
         }
+        let mut stream = stream.into_std()?;
+        handover::be_patient(&stream)?;
         let (mut stream, call, descriptor) = blocking(move || {
             let (call, descriptor) = handover::receive::<Call>(&mut stream)?;
             Ok((stream, call, descriptor))

@@ -114,7 +114,11 @@ impl Parameters {
     /// See [`AttributeError`].
     pub fn parse(map: &HashMap<String, String>) -> Result<Self, AttributeError> {
         let foreign = |key: &str| FOREIGN.iter().any(|prefix| key.starts_with(prefix));
-        if let Some(key) = map.keys().filter(|key| !foreign(key) && !KNOWN.contains(&key.as_str())).min() {
+        if let Some(key) = map
+            .keys()
+            .filter(|key| !foreign(key) && !KNOWN.contains(&key.as_str()))
+            .min()
+        {
             return Err(AttributeError::Unknown { key: key.clone() });
         }
         let bucket = map.get(BUCKET).map(|text| bucket(text)).transpose()?;
@@ -195,9 +199,17 @@ fn id(map: &HashMap<String, String>, key: &'static str) -> Result<Option<u32>, A
 
 fn mode(map: &HashMap<String, String>, key: &'static str) -> Result<Option<u32>, AttributeError> {
     let Some(text) = map.get(key) else { return Ok(None) };
-    let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
+    let digits = text
+        .strip_prefix('0')
+        .filter(|rest| rest.len() == 3)
+        .unwrap_or(text);
     if digits.len() != 3 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'7')) {
-        return Err(invalid(key, text, "it is no octal mode up to 0777", "three octal digits like \"0644\""));
+        return Err(invalid(
+            key,
+            text,
+            "it is no octal mode up to 0777",
+            "three octal digits like \"0644\"",
+        ));
     }
     Ok(u32::from_str_radix(digits, 8).ok())
 }
@@ -207,7 +219,10 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -244,8 +259,13 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_the_known_ones() {
-        let error = Attributes::parse(&map(&[("bucket", "b"), ("filemode", "0644")])).unwrap_err().to_string();
-        assert!(error.contains("\"filemode\"") && error.contains("fileMode"), "{error}");
+        let error = Attributes::parse(&map(&[("bucket", "b"), ("filemode", "0644")]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("\"filemode\"") && error.contains("fileMode"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -278,7 +298,10 @@ mod tests {
             let mut given = map(&[("bucket", "b")]);
             given.insert(key.into(), value.into());
             let error = Attributes::parse(&given).unwrap_err().to_string();
-            assert!(error.contains(key) && error.contains(&format!("{value:?}")), "{key}={value}: {error}");
+            assert!(
+                error.contains(key) && error.contains(&format!("{value:?}")),
+                "{key}={value}: {error}"
+            );
         }
     }
 
@@ -291,14 +314,20 @@ mod tests {
     #[test]
     fn a_class_without_a_bucket_makes_a_bucket_per_claim() {
         let volume = Parameters::parse(&map(&[("uid", "7")])).unwrap().volume("pvc-1");
-        assert_eq!((volume.bucket.as_str(), volume.prefix.as_str(), volume.uid), ("pvc-1", "", Some(7)));
+        assert_eq!(
+            (volume.bucket.as_str(), volume.prefix.as_str(), volume.uid),
+            ("pvc-1", "", Some(7))
+        );
     }
 
     #[test]
     fn a_class_with_a_bucket_makes_a_folder_per_claim() {
         let volume = |pairs: &[_]| Parameters::parse(&map(pairs)).unwrap().volume("pvc-1");
         assert_eq!(volume(&[("bucket", "b")]).prefix, "pvc-1");
-        assert_eq!(volume(&[("bucket", "b"), ("prefix", "team")]).prefix, "team/pvc-1");
+        assert_eq!(
+            volume(&[("bucket", "b"), ("prefix", "team")]).prefix,
+            "team/pvc-1"
+        );
         assert!(Parameters::parse(&map(&[("prefix", "team")])).is_err());
     }
 }

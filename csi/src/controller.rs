@@ -72,7 +72,8 @@ pub async fn run(
     let identity = Identity::new(admin.readiness.clone());
     admin.serve(service, shutdown.clone()).await?;
     let connect = |access: &Access| Ok(Arc::new(access.engine()?) as Arc<dyn Engine>);
-    let routes = Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(Controller::new(connect)));
+    let routes = Routes::new(IdentityServer::new(identity))
+        .add_service(ControllerServer::new(Controller::new(connect)));
     Ok(grpc::serve_on(socket, routes, shutdown, |stream| stream).await?)
 }
 
@@ -86,7 +87,9 @@ struct Controller {
 
 impl Controller {
     /// A service that reaches storage nodes by `connect`.
-    fn new(connect: impl Fn(&Access) -> Result<Arc<dyn Engine>, penstock_rdma::Error> + Send + Sync + 'static) -> Self {
+    fn new(
+        connect: impl Fn(&Access) -> Result<Arc<dyn Engine>, penstock_rdma::Error> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             connect: Box::new(connect),
             in_flight: InFlight::default(),
@@ -123,7 +126,9 @@ impl Controller {
         // With a record that was there already, too: a call may have ended between record and bucket.
         storage.create_bucket(&record.attributes.bucket).await?;
         if !record.attributes.prefix.is_empty() {
-            storage.create_folder(&record.attributes.bucket, &record.attributes.prefix).await?;
+            storage
+                .create_folder(&record.attributes.bucket, &record.attributes.prefix)
+                .await?;
         }
         Ok(record)
     }
@@ -131,7 +136,10 @@ impl Controller {
     async fn delete(&self, id: &str, key: &str, storage: &Storage) -> Result<(), Error> {
         let registry = Registry::new(storage);
         let Some(record) = registry.find(key).await?.filter(|record| record.id() == id) else {
-            tracing::info!(volume = id, "not made by this driver, or deleted already: nothing is deleted");
+            tracing::info!(
+                volume = id,
+                "not made by this driver, or deleted already: nothing is deleted"
+            );
             return Ok(());
         };
         let Attributes { bucket, prefix, .. } = &record.attributes;
@@ -146,7 +154,12 @@ impl Controller {
     }
 
     /// Whether a volume is there: one made here, or a static one, whose context says where it is.
-    async fn must_exist(&self, id: &str, context: &HashMap<String, String>, storage: &Storage) -> Result<(), Error> {
+    async fn must_exist(
+        &self,
+        id: &str,
+        context: &HashMap<String, String>,
+        storage: &Storage,
+    ) -> Result<(), Error> {
         let missing = || Error::NoSuchVolume(id.to_owned());
         let record = match name::key(id) {
             Some(key) => Registry::new(storage).find(key).await?,
@@ -157,7 +170,11 @@ impl Controller {
             None if context.is_empty() => return Err(missing()),
             None => Attributes::parse(context)?,
         };
-        if storage.has_bucket(&place.bucket).await? { Ok(()) } else { Err(missing()) }
+        if storage.has_bucket(&place.bucket).await? {
+            Ok(())
+        } else {
+            Err(missing())
+        }
     }
 }
 
@@ -193,7 +210,10 @@ impl controller_server::Controller for Controller {
             let _guard = self.in_flight.begin(key)?;
             self.delete(&volume_id, key, &storage).await?;
         } else {
-            tracing::info!(volume = volume_id, "no id that this driver gives: nothing is deleted");
+            tracing::info!(
+                volume = volume_id,
+                "no id that this driver gives: nothing is deleted"
+            );
         }
         Ok(Response::new(DeleteVolumeResponse {}))
     }
@@ -206,7 +226,8 @@ impl controller_server::Controller for Controller {
         request::must_be_given("volume_id", &request.volume_id)?;
         request::must_be_some(&request.volume_capabilities)?;
         let storage = self.storage(&request.secrets)?;
-        self.must_exist(&request.volume_id, &request.volume_context, &storage).await?;
+        self.must_exist(&request.volume_id, &request.volume_context, &storage)
+            .await?;
         let answer = match request::capabilities(&request.volume_capabilities) {
             Ok(()) => ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(Confirmed {

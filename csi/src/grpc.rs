@@ -111,7 +111,9 @@ pub(crate) mod tests {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        transport::Endpoint::from_static("http://localhost").connect_with_connector(dial).await
+        transport::Endpoint::from_static("http://localhost")
+            .connect_with_connector(dial)
+            .await
     }
 
     #[tokio::test]

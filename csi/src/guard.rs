@@ -32,8 +32,6 @@ impl InFlight {
     ///
     /// # Errors
     /// `ABORTED` while another operation on it is under way.
-    // A Status is what every caller answers with; boxing it would only be undone there.
-    #[allow(clippy::result_large_err)]
     pub fn begin(&self, volume: &str) -> Result<Guard, Status> {
         let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
         if !volumes.insert(volume.to_owned()) {

@@ -139,24 +139,13 @@ impl Agent {
     /// # Errors
     /// When nobody answers in time, or the answer is no.
     pub async fn call(&self, call: Call, descriptor: Option<OwnedFd>) -> Result<Reply, CallError> {
-        let agent = self.clone();
-        let asked = tokio::task::spawn_blocking(move || agent.ask(&call, descriptor)).await;
-        match asked.unwrap_or_else(|error| Err(self.gone(io::Error::other(error))))? {
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => Ok(reply),
-        }
-    }
-
-    fn gone(&self, source: io::Error) -> CallError {
-        CallError::Gone {
+        let gone = |source| CallError::Gone {
             socket: self.socket.clone(),
             source,
-        }
-    }
-
-    fn ask(&self, call: &Call, descriptor: Option<OwnedFd>) -> Result<Reply, CallError> {
-        let mut stream = UnixStream::connect(&self.socket).map_err(|source| self.gone(source))?;
-        let found = peer_uid(&stream).map_err(|source| self.gone(source))?;
+        };
+        let connected = tokio::time::timeout(PATIENCE, tokio::net::UnixStream::connect(&self.socket)).await;
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(gone)?;
+        let found = stream.peer_cred().map_err(gone)?.uid();
         if found != self.uid {
             return Err(CallError::Stranger {
                 socket: self.socket.clone(),
@@ -164,28 +153,27 @@ impl Agent {
                 expected: self.uid,
             });
         }
-        let exchange = || {
-            be_patient(&stream)?;
-            send(&mut stream, call, descriptor)?;
-            receive(&mut stream).map(|(reply, _)| reply)
-        };
-        exchange().map_err(|source| self.gone(source))
+        let stream = stream.into_std().map_err(gone)?;
+        let asked = tokio::task::spawn_blocking(move || exchange(stream, &call, descriptor)).await;
+        match asked.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(gone)? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            reply => Ok(reply),
+        }
     }
 }
 
-/// The user at the other end.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
-    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+fn exchange(mut stream: UnixStream, call: &Call, descriptor: Option<OwnedFd>) -> io::Result<Reply> {
+    be_patient(&stream)?;
+    send(&mut stream, call, descriptor)?;
+    receive(&mut stream).map(|(reply, _)| reply)
 }
 
-/// Puts deadlines on both directions.
+/// Makes a socket of the runtime one that blocks, with deadlines on both directions.
 ///
 /// # Errors
 /// When the socket is no socket.
 pub fn be_patient(stream: &UnixStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))
 }

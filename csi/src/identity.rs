@@ -55,7 +55,10 @@ impl identity_server::Identity for Identity {
     async fn probe(&self, _request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         let report = self.readiness.report().await;
         if let Err(checks) = &report {
-            tracing::info!(checks = checks.trim_end(), "asked whether the driver is ready; it is not");
+            tracing::info!(
+                checks = checks.trim_end(),
+                "asked whether the driver is ready; it is not"
+            );
         }
         Ok(Response::new(ProbeResponse {
             ready: Some(report.is_ok()),
@@ -70,10 +73,18 @@ mod tests {
     #[tokio::test]
     async fn the_driver_says_its_name_and_version() {
         let identity = Identity::new(Health::default());
-        let info = identity.get_plugin_info(Request::new(GetPluginInfoRequest {})).await.unwrap().into_inner();
+        let info = identity
+            .get_plugin_info(Request::new(GetPluginInfoRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(info.name, "csi.penstock.io");
         assert_eq!(info.vendor_version, env!("CARGO_PKG_VERSION"));
-        let can = identity.get_plugin_capabilities(Request::new(GetPluginCapabilitiesRequest {})).await.unwrap().into_inner();
+        let can = identity
+            .get_plugin_capabilities(Request::new(GetPluginCapabilitiesRequest {}))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(can.capabilities.len(), 1);
     }
 
@@ -82,7 +93,14 @@ mod tests {
         let health = Health::default();
         let agent = health.flag("agent");
         let identity = Identity::new(health);
-        let ready = async || identity.probe(Request::new(ProbeRequest {})).await.unwrap().into_inner().ready;
+        let ready = async || {
+            identity
+                .probe(Request::new(ProbeRequest {}))
+                .await
+                .unwrap()
+                .into_inner()
+                .ready
+        };
         assert_eq!(ready().await, Some(false));
         agent.pass();
         assert_eq!(ready().await, Some(true));

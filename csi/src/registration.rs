@@ -82,7 +82,8 @@ impl registration_server::Registration for Registration {
         } else {
             // kubelet tries again by itself, with growing pauses.
             tracing::error!(error, "kubelet could not register the driver");
-            self.flag.fail(format!("kubelet could not register the driver: {error}"));
+            self.flag
+                .fail(format!("kubelet could not register the driver: {error}"));
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

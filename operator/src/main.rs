@@ -28,7 +28,7 @@ use std::process::ExitCode;
 /// Reconciles Penstock's custom resources.
 #[derive(Parser)]
 #[command(name = "penstock-operator", version)]
-struct Args {
+struct Cli {
     #[command(flatten)]
     service: penstock_service::Args,
     #[command(subcommand)]
@@ -45,12 +45,12 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    args.service.init_logging();
+    let cli = Cli::parse();
+    cli.service.init_logging();
     // Fails only when a provider is installed already, which then serves as well.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    penstock_service::exit(match args.command {
-        Command::Run(config) => run(&args.service, config).await,
+    penstock_service::exit(match cli.command {
+        Command::Run(config) => run(&cli.service, config).await,
         Command::Check(wanted) => check::run(&wanted).await,
     })
 }
@@ -78,4 +78,15 @@ async fn run(service: &penstock_service::Args, config: context::Config) -> Resul
         controller::run(context, leading)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

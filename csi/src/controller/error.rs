@@ -62,7 +62,9 @@ pub(super) enum Error {
         source: std::io::Error,
     },
     /// The record of a volume is none.
-    #[error("{object} is no record of a volume; somebody wrote over it, or a newer version of the driver made it")]
+    #[error(
+        "{object} is no record of a volume; somebody wrote over it, or a newer version of the driver made it"
+    )]
     Record {
         /// Where it is.
         object: engine::ObjectRef,
@@ -74,9 +76,11 @@ pub(super) enum Error {
 impl Error {
     fn code(&self) -> Code {
         match self {
-            Self::Missing(_) | Self::Unsupported(_) | Self::Attributes(_) | Self::Access(_) | Self::Connect(_) => {
-                Code::InvalidArgument
-            }
+            Self::Missing(_)
+            | Self::Unsupported(_)
+            | Self::Attributes(_)
+            | Self::Access(_)
+            | Self::Connect(_) => Code::InvalidArgument,
             Self::Capacity { .. } => Code::OutOfRange,
             Self::Incompatible { .. } | Self::Taken(_) => Code::AlreadyExists,
             Self::NoSuchVolume(_) => Code::NotFound,

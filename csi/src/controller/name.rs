@@ -14,7 +14,13 @@ pub(super) fn of_volume(name: &str) -> String {
     if is_key(name) && name != REGISTRY_BUCKET {
         return name.to_owned();
     }
-    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     let readable: String = name.chars().take(READABLE).map(allowed).collect();
     let readable = match readable.trim_matches('-') {
         "" => "volume",
@@ -37,7 +43,10 @@ fn is_key(text: &str) -> bool {
     let bytes = text.as_bytes();
     (3..=63).contains(&bytes.len())
         && bytes.iter().all(|&c| alphanumeric(c) || c == b'-')
-        && [bytes.first(), bytes.last()].into_iter().flatten().all(|&c| alphanumeric(c))
+        && [bytes.first(), bytes.last()]
+            .into_iter()
+            .flatten()
+            .all(|&c| alphanumeric(c))
 }
 
 #[cfg(test)]
@@ -53,7 +62,21 @@ mod tests {
     #[test]
     fn any_other_name_gets_a_key_of_its_own() {
         let long = "x".repeat(128);
-        let names = ["", "a", "Ab", "ab", "a_b", "a.b.c", "ü", "-abc", "abc-", "../..", REGISTRY_BUCKET, &long, &long[1..]];
+        let names = [
+            "",
+            "a",
+            "Ab",
+            "ab",
+            "a_b",
+            "a.b.c",
+            "ü",
+            "-abc",
+            "abc-",
+            "../..",
+            REGISTRY_BUCKET,
+            &long,
+            &long[1..],
+        ];
         let keys: std::collections::BTreeSet<_> = names.iter().map(|name| of_volume(name)).collect();
         assert_eq!(keys.len(), names.len(), "{keys:?}");
         for key in &keys {
@@ -67,7 +90,15 @@ mod tests {
         assert_eq!(key("pvc-1"), Some("pvc-1"));
         assert_eq!(key("shared/pvc-1"), Some("pvc-1"));
         assert_eq!(key("shared/team/pvc-1"), Some("pvc-1"));
-        for id in ["", "/", "shared/", "shared/..", "shared/a b c", "Static", "shared/."] {
+        for id in [
+            "",
+            "/",
+            "shared/",
+            "shared/..",
+            "shared/a b c",
+            "Static",
+            "shared/.",
+        ] {
             assert_eq!(key(id), None, "{id}");
         }
     }

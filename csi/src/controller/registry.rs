@@ -23,7 +23,11 @@ impl Record {
     /// The volume's id: where it is.
     pub(super) fn id(&self) -> String {
         let Attributes { bucket, prefix, .. } = &self.attributes;
-        if prefix.is_empty() { bucket.clone() } else { format!("{bucket}/{prefix}") }
+        if prefix.is_empty() {
+            bucket.clone()
+        } else {
+            format!("{bucket}/{prefix}")
+        }
     }
 }
 
@@ -40,7 +44,9 @@ impl<'a> Registry<'a> {
     /// The record of a key.
     pub(super) async fn find(&self, key: &str) -> Result<Option<Record>, Error> {
         let object = object(key);
-        let Some(bytes) = self.storage.read(&object).await? else { return Ok(None) };
+        let Some(bytes) = self.storage.read(&object).await? else {
+            return Ok(None);
+        };
         match serde_json::from_slice(&bytes) {
             Ok(record) => Ok(Some(record)),
             Err(source) => Err(Error::Record { object, source }),

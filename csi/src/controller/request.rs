@@ -30,7 +30,8 @@ impl Wanted {
         must_be_some(&request.volume_capabilities)?;
         capabilities(&request.volume_capabilities)?;
         if request.volume_content_source.is_some() {
-            let told = "volumes cannot be made from snapshots or other volumes; remove the claim's dataSource";
+            let told =
+                "volumes cannot be made from snapshots or other volumes; remove the claim's dataSource";
             return Err(Error::Unsupported(told.to_owned()));
         }
         if !request.mutable_parameters.is_empty() {
@@ -54,7 +55,9 @@ impl Wanted {
         };
         let id = wanted.record().id();
         if id.len() > ID_MAX {
-            let told = format!("the volume's id would be {id:?}, longer than {ID_MAX} bytes; choose a shorter prefix");
+            let told = format!(
+                "the volume's id would be {id:?}, longer than {ID_MAX} bytes; choose a shorter prefix"
+            );
             return Err(Error::Unsupported(told));
         }
         Ok(wanted)
@@ -65,7 +68,11 @@ impl Wanted {
         Record {
             name: self.name.clone(),
             // A size is remembered and not enforced, so that the smallest one asked for does.
-            capacity_bytes: if self.required > 0 { self.required } else { self.limit },
+            capacity_bytes: if self.required > 0 {
+                self.required
+            } else {
+                self.limit
+            },
             attributes: self.attributes.clone(),
         }
     }
@@ -99,11 +106,19 @@ fn sorted(attributes: &Attributes) -> std::collections::BTreeMap<String, String>
 }
 
 pub(super) fn must_be_given(field: &'static str, value: &str) -> Result<(), Error> {
-    if value.is_empty() { Err(Error::Missing(field)) } else { Ok(()) }
+    if value.is_empty() {
+        Err(Error::Missing(field))
+    } else {
+        Ok(())
+    }
 }
 
 pub(super) fn must_be_some(capabilities: &[VolumeCapability]) -> Result<(), Error> {
-    if capabilities.is_empty() { Err(Error::Missing("volume_capabilities")) } else { Ok(()) }
+    if capabilities.is_empty() {
+        Err(Error::Missing("volume_capabilities"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether volumes can be used in all these ways: as file systems, by any number of nodes.
@@ -112,14 +127,20 @@ pub(super) fn capabilities(capabilities: &[VolumeCapability]) -> Result<(), Erro
         match &capability.access_type {
             Some(AccessType::Mount(_)) => {}
             Some(AccessType::Block(_)) => {
-                let told = "volumes are file systems and no block devices; set the claim's volumeMode to Filesystem";
+                let told =
+                    "volumes are file systems and no block devices; set the claim's volumeMode to Filesystem";
                 return Err(Error::Unsupported(told.to_owned()));
             }
             None => return Err(Error::Missing("access_type of a volume capability")),
         }
-        let mode = capability.access_mode.as_ref().map(|mode| Mode::try_from(mode.mode));
+        let mode = capability
+            .access_mode
+            .as_ref()
+            .map(|mode| Mode::try_from(mode.mode));
         match mode {
-            None | Some(Ok(Mode::Unknown)) => return Err(Error::Missing("access_mode of a volume capability")),
+            None | Some(Ok(Mode::Unknown)) => {
+                return Err(Error::Missing("access_mode of a volume capability"));
+            }
             Some(Ok(_)) => {}
             Some(Err(number)) => return Err(Error::Unsupported(format!("there is no access mode {number}"))),
         }

@@ -27,7 +27,11 @@ async fn within<T>(call: impl Future<Output = Result<T, engine::Error>>) -> Resu
 
 /// The beginning of all keys of a folder; of a bucket where the folder is empty.
 fn beginning(folder: &str) -> String {
-    if folder.is_empty() { String::new() } else { format!("{folder}/") }
+    if folder.is_empty() {
+        String::new()
+    } else {
+        format!("{folder}/")
+    }
 }
 
 impl Storage {
@@ -77,7 +81,10 @@ impl Storage {
 
     /// Makes a folder where there is none: an empty object whose key ends with a slash, as S3 tools make them.
     pub(super) async fn create_folder(&self, bucket: &str, folder: &str) -> Result<(), Error> {
-        match self.put_new(&ObjectRef::new(bucket, beginning(folder)), Vec::new()).await {
+        match self
+            .put_new(&ObjectRef::new(bucket, beginning(folder)), Vec::new())
+            .await
+        {
             Err(Error::Engine(engine::Error::PreconditionFailed(_))) => Ok(()),
             outcome => outcome,
         }
@@ -111,7 +118,9 @@ impl Storage {
         let anything = Precondition::default();
         let opened = match within(self.engine.get(object, None, &anything)).await {
             Ok(opened) => opened,
-            Err(Error::Engine(engine::Error::NoSuchKey(_) | engine::Error::NoSuchBucket(_))) => return Ok(None),
+            Err(Error::Engine(engine::Error::NoSuchKey(_) | engine::Error::NoSuchBucket(_))) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let bytes = opened.body.try_fold(Vec::new(), async |mut all, piece| {
@@ -144,7 +153,10 @@ impl Storage {
             Err(Error::Engine(engine::Error::NoSuchBucket(_))) => return Ok(0),
             uploads => uploads?,
         };
-        for upload in uploads.into_iter().filter(|upload| upload.key.starts_with(&beginning)) {
+        for upload in uploads
+            .into_iter()
+            .filter(|upload| upload.key.starts_with(&beginning))
+        {
             let object = ObjectRef::new(bucket, upload.key);
             match within(self.engine.abort_upload(&object, &upload.id)).await {
                 Err(Error::Engine(engine::Error::NoSuchUpload(_))) => {}

@@ -10,7 +10,9 @@ pub fn of(error: &Error) -> Code {
         Error::BucketExists(_) => Code::AlreadyExists,
         // Somebody still writes there: "Volume in use".
         Error::BucketNotEmpty(_) => Code::FailedPrecondition,
-        Error::InvalidBucketName { .. } | Error::InvalidKey { .. } | Error::InvalidArgument(_) => Code::InvalidArgument,
+        Error::InvalidBucketName { .. } | Error::InvalidKey { .. } | Error::InvalidArgument(_) => {
+            Code::InvalidArgument
+        }
         // Somebody else was faster; the caller asks again.
         Error::PreconditionFailed(_) => Code::Aborted,
         // A storage node knows one key pair, which has all rights: whoever is denied has other secrets.

@@ -17,7 +17,7 @@ pub(super) async fn outcome(request: Request, next: Next) -> Response {
     // A unary call that fails has its status in the headers, without a body; one that succeeds has it behind the body.
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => {
-            tracing::warn!(method, code = ?status.code(), message = status.message(), seconds, "a call failed");
+            tracing::warn!(method, code = ?status.code(), cause = status.message(), seconds, "a call failed");
         }
         _ => tracing::debug!(method, seconds, "a call succeeded"),
     }

@@ -39,7 +39,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ValidAuthority<S> {
         let this = self.get_mut();
         while this.rewritten.is_empty() {
             this.received.reserve(READ);
-            if ready!(poll_read_buf(Pin::new(&mut this.connection), cx, &mut this.received))? == 0 {
+            if ready!(poll_read_buf(
+                Pin::new(&mut this.connection),
+                cx,
+                &mut this.received
+            ))? == 0
+            {
                 return Poll::Ready(Ok(()));
             }
             this.rewriter.rewrite(&mut this.received, &mut this.rewritten)?;

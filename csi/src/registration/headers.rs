@@ -112,7 +112,8 @@ impl Rewriter {
                 if frame.flags & PADDED != 0 {
                     let padding = usize::from(payload.try_get_u8().map_err(cut)?);
                     let kept = payload.len().checked_sub(padding);
-                    payload.truncate(kept.ok_or_else(|| broken("a HEADERS frame has more padding than bytes"))?);
+                    payload
+                        .truncate(kept.ok_or_else(|| broken("a HEADERS frame has more padding than bytes"))?);
                 }
                 if block.has_priority {
                     payload.try_copy_to_slice(&mut block.priority).map_err(cut)?;
@@ -136,8 +137,13 @@ impl Block {
     /// Writes the block with another authority, in as many frames as it needs, without padding.
     fn write(self, output: &mut BytesMut) {
         // What cannot be understood goes on as it is: the server says better than we what is wrong with it.
-        let rewritten = hpack::with_valid_authority(&self.fragments).unwrap_or_else(|| self.fragments.to_vec());
-        let priority = if self.has_priority { &self.priority[..] } else { &[] };
+        let rewritten =
+            hpack::with_valid_authority(&self.fragments).unwrap_or_else(|| self.fragments.to_vec());
+        let priority = if self.has_priority {
+            &self.priority[..]
+        } else {
+            &[]
+        };
         let (first, rest) = rewritten.split_at(rewritten.len().min(FRAME_MAX - priority.len()));
         let more = rest.chunks(FRAME_MAX);
         let end = |last: bool| if last { END_HEADERS } else { 0 };
@@ -282,7 +288,10 @@ mod tests {
             frame(CONTINUATION, END_HEADERS, &LONG[6..]),
         ]
         .concat();
-        assert_eq!(rewrite(&input, 3).unwrap(), frame(HEADERS, END_HEADERS | END_STREAM, &SHORT));
+        assert_eq!(
+            rewrite(&input, 3).unwrap(),
+            frame(HEADERS, END_HEADERS | END_STREAM, &SHORT)
+        );
     }
 
     #[test]
@@ -315,7 +324,10 @@ mod tests {
 
     #[test]
     fn what_breaks_the_protocol_ends_the_connection() {
-        let endless = (0..6).map(|_| frame(CONTINUATION, 0, &[0x83; FRAME_MAX])).collect::<Vec<_>>().concat();
+        let endless = (0..6)
+            .map(|_| frame(CONTINUATION, 0, &[0x83; FRAME_MAX]))
+            .collect::<Vec<_>>()
+            .concat();
         let mut huge = frame(HEADERS, END_HEADERS, &[]);
         huge[0] = 1;
         for input in [

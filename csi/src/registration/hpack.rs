@@ -107,13 +107,13 @@ mod tests {
     #[test]
     fn the_authority_is_replaced_and_nothing_else() {
         let block = [
-            &[0x3f, 0xe1, 0x1f][..],                           // new table size 4096
-            &[0x83, 0x86],                                     // :method POST, :scheme http
-            &[0x44, 0x03, b'/', b'a', b'b'],                   // :path, with incremental indexing
-            &[0x41, 0x84, 0x1f, 0x1f, 0x1f, 0x1f],             // :authority, incremental, Huffman
-            &[0x0f, 0x2b, 0x01, b't'],                         // name index 58 in two octets, without indexing
-            &[0x10, 0x01, b'x', 0x01, b'y'],                   // literal name, never indexed
-            &[0xbe],                                           // dynamic index 62
+            &[0x3f, 0xe1, 0x1f][..],               // new table size 4096
+            &[0x83, 0x86],                         // :method POST, :scheme http
+            &[0x44, 0x03, b'/', b'a', b'b'],       // :path, with incremental indexing
+            &[0x41, 0x84, 0x1f, 0x1f, 0x1f, 0x1f], // :authority, incremental, Huffman
+            &[0x0f, 0x2b, 0x01, b't'],             // name index 58 in two octets, without indexing
+            &[0x10, 0x01, b'x', 0x01, b'y'],       // literal name, never indexed
+            &[0xbe],                               // dynamic index 62
         ]
         .concat();
         let rewritten = with_valid_authority(&block).unwrap();
@@ -124,7 +124,13 @@ mod tests {
 
     #[test]
     fn every_way_to_spell_the_authority_is_found() {
-        for head in [&[0x41][..], &[0x01], &[0x11], b"\x40\x0a:authority", b"\x00\x0a:authority"] {
+        for head in [
+            &[0x41][..],
+            &[0x01],
+            &[0x11],
+            b"\x40\x0a:authority",
+            b"\x00\x0a:authority",
+        ] {
             let block = [head, &[0x04], b"%2Fa"].concat();
             assert_eq!(with_valid_authority(&block).unwrap(), [head, &[1, b'k']].concat());
         }
@@ -143,6 +149,9 @@ mod tests {
         for end in 1..block.len() {
             assert_eq!(with_valid_authority(&block[..end]), None, "{end}");
         }
-        assert_eq!(with_valid_authority(&[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff, 0x01]), None);
+        assert_eq!(
+            with_valid_authority(&[0x41, 0x7f, 0xff, 0xff, 0xff, 0xff, 0x01]),
+            None
+        );
     }
 }

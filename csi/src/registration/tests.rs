@@ -1,10 +1,7 @@
 //! The registration service, as kubelet calls it.
 
 use super::*;
-use crate::{
-    grpc::tests::connect,
-    proto::registration::registration_client::RegistrationClient,
-};
+use crate::{grpc::tests::connect, proto::registration::registration_client::RegistrationClient};
 use penstock_service::Health;
 use std::time::Duration;
 use tokio::{
@@ -64,7 +61,10 @@ async fn kubelet_learns_where_the_driver_is_and_says_how_it_went() {
     let served = served().await;
     let mut client = RegistrationClient::new(connect(served.registry.clone()).await.unwrap());
     let info = client.get_info(InfoRequest {}).await.unwrap().into_inner();
-    assert_eq!((info.r#type.as_str(), info.name.as_str()), ("CSIPlugin", "csi.penstock.io"));
+    assert_eq!(
+        (info.r#type.as_str(), info.name.as_str()),
+        ("CSIPlugin", "csi.penstock.io")
+    );
     assert_eq!(info.endpoint, "/var/lib/kubelet/plugins/csi.penstock.io/csi.sock");
     assert_eq!(info.supported_versions, ["1.0.0"]);
 
@@ -84,14 +84,20 @@ async fn kubelet_learns_where_the_driver_is_and_says_how_it_went() {
 
     served.shutdown.cancel();
     served.server.await.unwrap().unwrap();
-    assert!(!served.registry.exists(), "kubelet forgets the driver when the socket goes");
+    assert!(
+        !served.registry.exists(),
+        "kubelet forgets the driver when the socket goes"
+    );
 }
 
 /// Sends what kubelet sent, and gives the kinds and payloads of the frames that come back.
 async fn replay(socket: &PathBuf) -> Vec<(u8, Vec<u8>)> {
     let mut stream = UnixStream::connect(socket).await.unwrap();
     for (index, line) in KUBELET.trim().lines().enumerate() {
-        stream.write_all(&hex::decode(line.replace(' ', "")).unwrap()).await.unwrap();
+        stream
+            .write_all(&hex::decode(line.replace(' ', "")).unwrap())
+            .await
+            .unwrap();
         if index == 0 {
             // The next line acknowledges the server's settings, so they must have come.
             stream.readable().await.unwrap();
@@ -131,7 +137,9 @@ async fn without_another_authority_they_would_be_refused() {
     let socket = Socket::bind(&path).unwrap();
     let server = tokio::spawn(grpc::serve_on(socket, routes, shutdown, |stream| stream));
     let frames = replay(&path).await;
-    let refused = frames.iter().filter(|frame| **frame == (RST_STREAM, PROTOCOL_ERROR.to_vec()));
+    let refused = frames
+        .iter()
+        .filter(|frame| **frame == (RST_STREAM, PROTOCOL_ERROR.to_vec()));
     assert_eq!(refused.count(), 3, "{frames:?}");
     assert!(health.report().await.is_err());
     server.abort();

@@ -6,7 +6,7 @@ use penstock_e2e::{Context, Namespace, Result, chart, client, command, ensure, n
 use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ChildStdout, Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -131,6 +131,8 @@ async fn demo() -> Result<()> {
 struct Forward {
     child: Child,
     port: String,
+    /// kubectl goes on printing, and dies when nobody could read it.
+    _printed: BufReader<ChildStdout>,
 }
 
 impl Forward {
@@ -143,10 +145,15 @@ impl Forward {
         let out = child.stdout.take().context("kubectl without an output")?;
         let mut line = String::new();
         // "Forwarding from 127.0.0.1:41435 -> 9000"
-        BufReader::new(out).read_line(&mut line)?;
+        let mut printed = BufReader::new(out);
+        printed.read_line(&mut line)?;
         let port = line.split([':', ' ']).nth(3).map(str::to_owned);
         let port = port.with_context(|| format!("kubectl port-forward said {line:?}"))?;
-        Ok(Self { child, port })
+        Ok(Self {
+            child,
+            port,
+            _printed: printed,
+        })
     }
 }
 

@@ -12,7 +12,8 @@ pub fn storage_class(names: &Names, cluster: &StorageCluster) -> Value {
         "storageCluster".into(),
         json!(format!("{}/{}", names.namespace, names.cluster)),
     );
-    for step in ["provisioner", "node-stage"] {
+    // NodePublishVolume has the keys too: it mounts anew when the node's agent was restarted since the volume was staged.
+    for step in ["provisioner", "node-stage", "node-publish"] {
         parameters.insert(
             format!("csi.storage.k8s.io/{step}-secret-name"),
             json!(names.credentials()),
@@ -66,6 +67,8 @@ mod tests {
                 "csi.storage.k8s.io/provisioner-secret-namespace": "default",
                 "csi.storage.k8s.io/node-stage-secret-name": "demo-credentials",
                 "csi.storage.k8s.io/node-stage-secret-namespace": "default",
+                "csi.storage.k8s.io/node-publish-secret-name": "demo-credentials",
+                "csi.storage.k8s.io/node-publish-secret-namespace": "default",
             })
         );
     }
