@@ -13,6 +13,8 @@ SUITE ?= all
 ROW ?= .
 PROFILE ?= release
 export NODES
+# The test runner is Python; a fresh machine may have none.
+PYTHON := command -v python3 >/dev/null || $(CLUSTER)/packages
 
 help: ## This list
 	@echo "make …"
@@ -23,16 +25,16 @@ demo: ## The main job on a real Kubernetes: a StorageCluster, a bucket as a volu
 	@e2e/demo
 
 test: ## Every test, or one suite: make test SUITE=csi
-	@e2e/run-tests --suite '$(SUITE)'
+	@$(PYTHON); e2e/run-tests --suite '$(SUITE)'
 
 soak: ## The long forms of the random, fault and crash tests
-	@PENSTOCK_SOAK=1 e2e/run-tests --suite '$(if $(filter all,$(SUITE)),soak,$(SUITE))'
+	@$(PYTHON); PENSTOCK_SOAK=1 e2e/run-tests --suite '$(if $(filter all,$(SUITE)),soak,$(SUITE))'
 
 bench: ## Speed as ratios against peers, into target/bench/results.jsonl: make bench ROW=get
 	@e2e/bench/run --row '$(ROW)'
 
 lint: ## Formatting, clippy, shell scripts, generated files
-	@e2e/run-tests --suite lint
+	@$(PYTHON); e2e/run-tests --suite lint
 
 images: ## Container images from release binaries (IMAGE_BUILDER=buildah|docker|podman)
 	@PROFILE='$(PROFILE)' $(CLUSTER)/images

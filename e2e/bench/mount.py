@@ -32,12 +32,15 @@ def mounted(command, folder, log, **options):
 
 
 @contextlib.contextmanager
-def both():
-    """(name, folder, pid) of our mount and rclone's, on two buckets of one storage node."""
+def both(large):
+    """(name, folder, pid) of our mount and rclone's, on two buckets of one storage node, each with object `large` if wanted."""
     with peers.folder() as path, peers.penstock(path) as server, contextlib.ExitStack() as stack:
         keys = {"AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET}
         for bucket in ("ours", "theirs"):
             server.s3.create_bucket(Bucket=bucket)
+            if large:
+                write_file(path / "large", SIZE)
+                server.s3.upload_file(str(path / "large"), bucket, "large")
         ours = [peers.ROOT / "target/release/penstock-csi", "mount", "ours", path / "mnt-ours", "--endpoint", server.url,
                 "--state-dir", path / "state"]
         theirs = [peers.RCLONE, "mount", ":s3:theirs", path / "mnt-theirs", "--s3-provider=Other",
@@ -82,9 +85,9 @@ def measured(work, pid):
     return sorted(seconds)[RUNS // 2], sorted(costs)[RUNS // 2]
 
 
-def compared(name, unit, amount, gib, load, note=""):
+def compared(name, unit, amount, gib, load, note="", large=False):
     """One row: `amount` per second on our mount against rclone's; `load(folder)` returns the work of one run."""
-    with both() as mounts:
+    with both(large) as mounts:
         speeds = {}
         for who, folder, pid in mounts:
             seconds, cost = measured(load(folder), pid)
@@ -96,12 +99,12 @@ def compared(name, unit, amount, gib, load, note=""):
 
 def read_sequential(name):
     def load(folder):
-        write_file(folder / "large", SIZE)
         def work(_):
             drop_caches()
             read_all(folder / "large")
         return work
-    yield from compared(name, "GiB/s", SIZE / GIB, SIZE / GIB, load, "page cache dropped before each run")
+    yield from compared(name, "GiB/s", SIZE / GIB, SIZE / GIB, load, "an object put by S3; page cache dropped before each run",
+                        large=True)
 
 
 def write_sequential(name):

@@ -19,16 +19,10 @@ CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE") or pathlib.Path(
 RCLONE_VERSION = "v1.71.2"
 RCLONE = CACHE / f"rclone-{RCLONE_VERSION}" / "rclone"
 KEY, SECRET = "AKIABENCHMARK", "benchmark-secret-key-0123456789abcdef012"
-DEBIAN = {"nginx": "nginx-light", "wrk": "wrk", "curl": "curl", "fusermount3": "fuse3"}
 
 
 def install():
-    """Installs the peers that are missing."""
-    missing = [package for program, package in DEBIAN.items() if not shutil.which(program)]
-    if missing:
-        print(f"==> installing {' '.join(missing)}", flush=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True,
-                       stdout=subprocess.DEVNULL, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    """Builds the peers that are no packages of Debian."""
     if not RCLONE.exists():
         print(f"==> building rclone {RCLONE_VERSION} (some minutes, once)", flush=True)
         RCLONE.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +32,8 @@ def install():
 
 @contextlib.contextmanager
 def folder():
-    """A scratch folder on the disk that everything is measured on."""
-    base = pathlib.Path(os.environ["PENSTOCK_RUN"]) / "bench"
-    base.mkdir(parents=True, exist_ok=True)
-    path = pathlib.Path(tempfile.mkdtemp(dir=base))
+    """A scratch folder on the disk that everything is measured on, outside the cluster's own, which `down` empties."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix="penstock-bench-", dir="/var/tmp"))
     try:
         yield path
     finally:
@@ -56,9 +48,10 @@ def free_port():
 
 @contextlib.contextmanager
 def running(command, port, log, **options):
-    """A server process that listens on `port`, stopped at the end."""
+    """A server process that listens on `port`, stopped at the end, also when this program is killed."""
     with open(log, "w", encoding="utf-8") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **options)
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command], stdout=out,
+                                   stderr=subprocess.STDOUT, **options)
     try:
         deadline = time.monotonic() + 30
         while port is not None:

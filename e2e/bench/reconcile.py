@@ -12,7 +12,6 @@ from measure import row, shell
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = ROOT / "e2e/cluster/run"
 NAMESPACE = "penstock-bench"
-SYSTEM = "penstock-system"
 RUNS = 3
 
 
@@ -65,8 +64,7 @@ def prepare():
     """A cluster with the chart installed; its images are the ones that the tests use."""
     if not os.environ.get("KUBECONFIG"):
         subprocess.run([ROOT / "e2e/cluster/up"], check=True, env={**os.environ, "PROFILE": "dev"})
-    shell([RUN, "helm", "upgrade", "--install", "penstock", ROOT / "charts/penstock", "-n", SYSTEM, "--create-namespace",
-           "--values", os.environ.get("PENSTOCK_VALUES", ROOT / "e2e/values.yaml"), "--wait", "--timeout", "4m"])
+    shell([RUN, ROOT / "e2e/install-chart"])
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     kubectl("create", "namespace", NAMESPACE)
 

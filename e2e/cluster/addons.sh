@@ -31,6 +31,19 @@ YAML
   done
 }
 
+# Disks whose claim is gone: emptied, and offered again.
+recycle_disks() {
+  local class volume path
+  kubectl_admin get persistentvolumes \
+    -o 'jsonpath={range .items[?(@.status.phase=="Released")]}{.spec.storageClassName} {.metadata.name} {.spec.local.path}{"\n"}{end}' |
+    while read -r class volume path; do
+      [ "$class" = local-disks ] || continue
+      kubectl_admin delete persistentvolume "$volume" >/dev/null
+      find "$path" -mindepth 1 -delete
+    done
+  disks | kubectl_admin apply --server-side -f - >/dev/null
+}
+
 install_addons() {
   kubectl_admin apply --server-side -f "$HERE/dns.yaml" >/dev/null
   disks | kubectl_admin apply --server-side -f - >/dev/null

@@ -6,7 +6,7 @@
 //! use penstock_e2e::{in_namespace, storage};
 //! # async fn example() -> anyhow::Result<()> {
 //! in_namespace("csi", async |ns| {
-//!     let cluster = storage::cluster(&ns, "demo").created().await?;
+//!     let cluster = storage::cluster(&ns, "demo").await?.created().await?;
 //!     ns.claim("data", &cluster.storage_class).await?;
 //!     ns.pod("writer").mounting("data").runs("echo hello > /data/greeting").succeeds().await?;
 //!     Ok(())

@@ -8,7 +8,10 @@ use kube::{
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A namespace that one test owns.
 #[derive(Clone)]
@@ -42,7 +45,10 @@ impl Namespace {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_micros();
-        let name = format!("{prefix}-{:x}", now & 0xff_ffff_ffff);
+        // Tests of one process may begin in the same microsecond.
+        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}-{:x}-{number}", now & 0xff_ffff_ffff);
         let object: Resource = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "penstock-e2e"}}
         }))?;

@@ -146,8 +146,10 @@ async fn lifecycle() -> Result<()> {
             "the storage node went"
         );
         let pods = Api::<Pod>::namespaced(client().await?, chart::NAMESPACE);
+        // The pod of `helm test` is no part of the release, and kept for its log.
+        let of_release = ListParams::default().labels("app.kubernetes.io/component");
         eventually("all pods of the release are gone", async || {
-            let left = pods.list(&ListParams::default()).await?.items.len();
+            let left = pods.list(&of_release).await?.items.len();
             Ok(if left == 0 {
                 Wait::Done(())
             } else {

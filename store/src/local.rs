@@ -50,8 +50,8 @@ struct Inner {
     index: Arc<Index>,
     data: Arc<Data>,
     committer: Committer,
-    /// Held until the engine goes away, so that no second process writes here.
-    _lock: std::fs::File,
+    /// The last field: released when the index is closed.
+    _lock: open::Lock,
 }
 
 /// How much is stored, and how much could be.

@@ -137,11 +137,12 @@ impl Request {
     pub fn range(self, range: Option<Range>) -> Result<Self> {
         match range {
             None => Ok(self),
-            Some(Range::From { first, last: None }) => self.header(RANGE, &format!("bytes={first}-")),
+            // Servers refuse numbers beyond i64; no object reaches so far, so this is the end of any.
             Some(Range::From {
                 first,
                 last: Some(last),
-            }) => self.header(RANGE, &format!("bytes={first}-{last}")),
+            }) if i64::try_from(last).is_ok() => self.header(RANGE, &format!("bytes={first}-{last}")),
+            Some(Range::From { first, .. }) => self.header(RANGE, &format!("bytes={first}-")),
             Some(Range::Suffix { length }) => self.header(RANGE, &format!("bytes=-{length}")),
         }
     }

@@ -70,23 +70,46 @@ pub enum OpenError {
     Interrupted,
 }
 
+/// Keeps every other process from opening the store.
+pub(super) struct Lock(File);
+
+impl Lock {
+    fn take(folder: &Path) -> Result<Self, OpenError> {
+        let unusable = |source| OpenError::Folder {
+            folder: folder.to_owned(),
+            source,
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("lock"))
+            .map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+                folder: folder.to_owned(),
+            }),
+            Err(TryLockError::Error(source)) => Err(unusable(source)),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file alone would leave it locked while a program that is being started, by whatever part of this
+        // process, still has a copy of the descriptor (flock(2)).
+        let _closed_anyway = self.0.unlock();
+    }
+}
+
 pub(super) fn open(folder: PathBuf) -> Result<Inner, OpenError> {
     let unusable = |source| OpenError::Folder {
         folder: folder.clone(),
         source,
     };
     fs::create_dir_all(&folder).map_err(unusable)?;
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join("lock"))
-        .map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { folder }),
-        Err(TryLockError::Error(source)) => return Err(unusable(source)),
-    }
+    let lock = Lock::take(&folder)?;
     let path = folder.join("index.redb");
     // Without its index every data file would look like garbage.
     if !path.exists() && holds_files(&folder.join("data")).map_err(unusable)? {

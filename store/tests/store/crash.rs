@@ -105,7 +105,7 @@ async fn write(
     loop {
         random = splitmix(random);
         let key = format!("writer-{writer}/key-{}", random % KEYS);
-        let wanted = (random >> 8) % 5 != 0;
+        let wanted = !(random >> 8).is_multiple_of(5);
         let version = wanted.then_some(random >> 20);
         let fate = fates.entry(key.clone()).or_insert(Fate {
             acknowledged: None,

@@ -1,0 +1,6 @@
+//! The driver as it runs on a cluster, without a cluster: storage node, controller, node and agent as processes, volumes
+//! mounted by the kernel, and csi-sanity (kubernetes-csi/csi-test) as their caller. Needs root and `e2e/cluster/tools`.
+
+mod driver;
+mod sanity;
+mod volume;
