@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
     shortname = "pcluster",
     category = "penstock",
     status = "StorageClusterStatus",
+    validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message(
+        "metadata.name becomes the name of a Service and a StatefulSet: at most 52 lower-case letters, digits and '-', beginning with a letter"
+    ),
     doc = "An S3 object store on Kubernetes: storage nodes, their disk, keys and certificates, and a StorageClass that turns claims into buckets.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Nodes","type":"string","jsonPath":".status.nodes.summary"}"#,

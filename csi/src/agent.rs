@@ -63,7 +63,11 @@ pub enum AgentError {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(service: &penstock_service::Args, args: Args, shutdown: CancellationToken) -> Result<(), AgentError> {
+pub async fn run(
+    service: &penstock_service::Args,
+    args: Args,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
     let mut admin = penstock_service::Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
     let listening = admin.readiness.flag("socket");
@@ -146,7 +150,9 @@ impl Agent {
     async fn attend(&self, stream: UnixStream) -> io::Result<()> {
         let caller = stream.peer_cred()?.uid();
         if caller != 0 && caller != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!("user {caller} may not hand over mounts")));
+            return Err(io::Error::other(format!(
+                "user {caller} may not hand over mounts"
+            )));
         }
         let mut stream = stream.into_std()?;
         handover::be_patient(&stream)?;
@@ -172,12 +178,19 @@ impl Agent {
 
     fn look(&self, path: &Path) -> Option<Look> {
         let served = self.served();
-        served.get(path).filter(|served| !served.session.has_ended()).map(|served| served.look)
+        served
+            .get(path)
+            .filter(|served| !served.session.has_ended())
+            .map(|served| served.look)
     }
 
     async fn serve(&self, path: PathBuf, mount: Mount, descriptor: Option<OwnedFd>) -> Result<(), Refusal> {
-        let device = descriptor.ok_or_else(|| Refusal::Invalid("no descriptor came with the mount".into()))?;
-        let engine = mount.access.engine().map_err(|error| Refusal::Invalid(chain(&error)))?;
+        let device =
+            descriptor.ok_or_else(|| Refusal::Invalid("no descriptor came with the mount".into()))?;
+        let engine = mount
+            .access
+            .engine()
+            .map_err(|error| Refusal::Invalid(chain(&error)))?;
         let engine = Arc::new(engine);
         let first = Storage::new(engine.clone(), &mount.bucket, &mount.prefix, FIRST_LOOK);
         first.any_under("").await.map_err(|failure| refusal(&failure))?;
@@ -211,7 +224,10 @@ impl Agent {
         let Some(served) = self.served().remove(path) else {
             return;
         };
-        if tokio::time::timeout(LAST_REQUESTS, served.session.ended()).await.is_err() {
+        if tokio::time::timeout(LAST_REQUESTS, served.session.ended())
+            .await
+            .is_err()
+        {
             tracing::warn!(path = %path.display(), "the kernel still holds the unmounted volume; its descriptor is closed");
             served.volume.drain().await;
             served.session.stop();
@@ -221,7 +237,11 @@ impl Agent {
     }
 
     async fn drain(&self) {
-        let volumes: Vec<_> = self.served().values().map(|served| Arc::clone(&served.volume)).collect();
+        let volumes: Vec<_> = self
+            .served()
+            .values()
+            .map(|served| Arc::clone(&served.volume))
+            .collect();
         let all = futures::future::join_all(volumes.iter().map(|volume| volume.drain()));
         if tokio::time::timeout(DRAIN, all).await.is_err() {
             tracing::error!("open files could not be uploaded within {} s", DRAIN.as_secs());
@@ -234,11 +254,15 @@ fn refusal(failure: &Failure) -> Refusal {
     match failure {
         Failure::Engine(engine::Error::NoSuchBucket(_)) => Refusal::NotFound(text),
         Failure::Engine(engine::Error::AccessDenied(_)) => Refusal::Denied(text),
-        Failure::Engine(engine::Error::Unreachable { .. }) | Failure::Deadline(_) => Refusal::Unreachable(text),
+        Failure::Engine(engine::Error::Unreachable { .. }) | Failure::Deadline(_) => {
+            Refusal::Unreachable(text)
+        }
         _ => Refusal::Failed(text),
     }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }

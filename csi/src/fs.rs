@@ -25,8 +25,8 @@ pub use storage::Storage;
 
 use crate::{
     fuse::{
-        Answer, Attributes, DirectoryPage, Entry, Errno, Filesystem, Notifier, Opened, Operation, Request, SetAttributes,
-        Statfs,
+        Answer, Attributes, DirectoryPage, Entry, Errno, Filesystem, Notifier, Opened, Operation, Request,
+        SetAttributes, Statfs,
     },
     metrics::Metrics,
 };
@@ -227,7 +227,11 @@ impl Volume {
 
     async fn lookup(&self, parent: u64, name: &str) -> Reply {
         let path = self.nodes.folder(parent)?.child(name);
-        match self.find(&path).await.map_err(|failure| failure.report("look up", &path))? {
+        match self
+            .find(&path)
+            .await
+            .map_err(|failure| failure.report("look up", &path))?
+        {
             Some(found) => Ok(Answer::Entry(self.enter(&path, &found))),
             None => Err(Errno::NOENT),
         }
@@ -251,21 +255,30 @@ impl Volume {
     /// What a file looks like to somebody who names it and has no handle.
     async fn closed_attributes(&self, node: &Node) -> Result<Attributes, Errno> {
         let open = node.open_content();
-        if let Some(content) = open.as_ref().filter(|content| content.is_dirty() || content.is_unlinked()) {
+        if let Some(content) = open
+            .as_ref()
+            .filter(|content| content.is_dirty() || content.is_unlinked())
+        {
             return Ok(self.content_attributes(node, content));
         }
         let path = node.path();
         match (self.storage.head(&path).await, open) {
             (Ok(version), _) => Ok(self.file_attributes(node, &version)),
             // Removed by somebody else, but open here: fstat must still work.
-            (Err(failure), Some(content)) if failure.is_missing() => Ok(self.content_attributes(node, &content)),
+            (Err(failure), Some(content)) if failure.is_missing() => {
+                Ok(self.content_attributes(node, &content))
+            }
             (Err(failure), _) => Err(failure.report("stat", &path)),
         }
     }
 
     async fn setattr(&self, node: u64, change: SetAttributes) -> Reply {
         let node = self.nodes.get(node)?;
-        let mode = if node.kind == Kind::Folder { self.look.dir_mode } else { self.look.file_mode };
+        let mode = if node.kind == Kind::Folder {
+            self.look.dir_mode
+        } else {
+            self.look.file_mode
+        };
         let differs = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
         if differs(change.mode.map(|mode| mode & 0o7777), mode)
             || differs(change.uid, self.look.uid)
@@ -286,7 +299,10 @@ impl Volume {
             Some(handle) => Arc::clone(&handle.content),
             None => self.current(&node).await?,
         };
-        content.truncate(&self.source(&path), size).await.map_err(failed)?;
+        content
+            .truncate(&self.source(&path), size)
+            .await
+            .map_err(failed)?;
         if handle.is_none() {
             content.upload(&self.source(&path)).await.map_err(failed)?;
         }
@@ -319,11 +335,18 @@ impl Volume {
 
     /// The content that whoever opens the node now shares: asks the storage node which version is there.
     async fn current(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
-        if let Some(content) = node.open_content().filter(|content| content.is_dirty() || content.is_unlinked()) {
+        if let Some(content) = node
+            .open_content()
+            .filter(|content| content.is_dirty() || content.is_unlinked())
+        {
             return Ok(content);
         }
         let path = node.path();
-        let version = self.storage.head(&path).await.map_err(|failure| failure.report("open", &path))?;
+        let version = self
+            .storage
+            .head(&path)
+            .await
+            .map_err(|failure| failure.report("open", &path))?;
         if node.tell(&version)
             && let Some(notifier) = self.notifier.get()
         {
@@ -405,22 +428,33 @@ impl Volume {
     async fn read(&self, handle: u64, offset: u64, size: u32) -> Reply {
         let handle = self.file(handle)?;
         let pieces = match handle.content.staged() {
-            Some(staged) => staged.read(offset, u64::from(size)).await.map(|bytes| vec![bytes]),
+            Some(staged) => staged
+                .read(offset, u64::from(size))
+                .await
+                .map(|bytes| vec![bytes]),
             None => {
                 let version = handle.content.version();
                 let path = handle.node.path();
-                handle.reader.read(&self.storage, &path, &version, offset, u64::from(size)).await
+                handle
+                    .reader
+                    .read(&self.storage, &path, &version, offset, u64::from(size))
+                    .await
             }
         };
         let pieces = pieces.map_err(|failure| failure.report("read", &handle.node.path()))?;
-        self.metrics.read(pieces.iter().map(|piece| piece.len() as u64).sum());
+        self.metrics
+            .read(pieces.iter().map(|piece| piece.len() as u64).sum());
         Ok(Answer::Data(pieces))
     }
 
     async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes) -> Reply {
         let handle = self.file(handle)?;
         let path = handle.node.path();
-        let place = if handle.append { Place::End } else { Place::At(offset) };
+        let place = if handle.append {
+            Place::End
+        } else {
+            Place::At(offset)
+        };
         let length = data.len();
         let written = handle.content.write(&self.source(&path), place, data).await;
         written.map_err(|failure| failure.report("write", &path))?;
@@ -448,7 +482,10 @@ impl Volume {
     async fn release(&self, handle: u64) -> Reply {
         let handle = locked(&self.files).remove(&handle).ok_or(Errno::BADF)?;
         // Dirty still: `close` told its caller of the failure, or a shared mapping was written to after it.
-        if handle.content.is_dirty() && self.upload(&handle).await.is_err() && Arc::strong_count(&handle.content) == 1 {
+        if handle.content.is_dirty()
+            && self.upload(&handle).await.is_err()
+            && Arc::strong_count(&handle.content) == 1
+        {
             self.keep(&handle);
         }
         Ok(Answer::Done)
@@ -498,7 +535,10 @@ impl Volume {
                 page.push(entry.node, place, &item.name, folder, Some(Some(entry)));
             } else {
                 // Numbers are given by look-ups; until then any will do that is not 0.
-                let known = self.nodes.at(&node.child(&item.name)).map_or(u64::MAX, |node| node.id);
+                let known = self
+                    .nodes
+                    .at(&node.child(&item.name))
+                    .map_or(u64::MAX, |node| node.id);
                 page.push(known, place, &item.name, folder, None);
             }
         }
@@ -564,7 +604,8 @@ impl Filesystem for Volume {
     async fn call(&self, request: Request) -> Reply {
         let name = request.operation.name();
         let reply = self.dispatch(request).await;
-        self.metrics.operation(name, reply.as_ref().map(|_| ()).map_err(|errno| *errno));
+        self.metrics
+            .operation(name, reply.as_ref().map(|_| ()).map_err(|errno| *errno));
         reply
     }
 

@@ -9,7 +9,8 @@
 
 use crate::{access::Access, fs::Look};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -144,7 +145,9 @@ impl Agent {
             source,
         };
         let connected = tokio::time::timeout(PATIENCE, tokio::net::UnixStream::connect(&self.socket)).await;
-        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(gone)?;
+        let stream = connected
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(gone)?;
         let found = stream.peer_cred().map_err(gone)?.uid();
         if found != self.uid {
             return Err(CallError::Stranger {
@@ -155,7 +158,10 @@ impl Agent {
         }
         let stream = stream.into_std().map_err(gone)?;
         let asked = tokio::task::spawn_blocking(move || exchange(stream, &call, descriptor)).await;
-        match asked.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(gone)? {
+        match asked
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(gone)?
+        {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
@@ -182,17 +188,28 @@ pub fn be_patient(stream: &UnixStream) -> io::Result<()> {
 ///
 /// # Errors
 /// When the other end is gone or slow.
-pub fn send(stream: &mut UnixStream, message: &impl Serialize, descriptor: Option<OwnedFd>) -> io::Result<()> {
+pub fn send(
+    stream: &mut UnixStream,
+    message: &impl Serialize,
+    descriptor: Option<OwnedFd>,
+) -> io::Result<()> {
     let body = serde_json::to_vec(message).map_err(io::Error::other)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= LONGEST);
-    let length = length.ok_or_else(|| io::Error::other("the message is too long"))?.to_le_bytes();
+    let length = length
+        .ok_or_else(|| io::Error::other("the message is too long"))?
+        .to_le_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("a descriptor does not fit"));
     }
-    let sent = rustix::net::sendmsg(&*stream, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)?;
+    let sent = rustix::net::sendmsg(
+        &*stream,
+        &[IoSlice::new(&length)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
     stream.write_all(&length[sent..])?;
     stream.write_all(&body)
 }
@@ -205,7 +222,12 @@ pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, O
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::net::recvmsg(&*stream, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let got = rustix::net::recvmsg(
+        &*stream,
+        &mut [IoSliceMut::new(&mut length)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let descriptor = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
@@ -221,7 +243,8 @@ pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, O
     let mut body = vec![0; length as usize];
     stream.read_exact(&mut body)?;
     // The parser's own words could quote a key.
-    let message = serde_json::from_slice(&body).map_err(|_| io::Error::other("the message cannot be understood"))?;
+    let message =
+        serde_json::from_slice(&body).map_err(|_| io::Error::other("the message cannot be understood"))?;
     Ok((message, descriptor))
 }
 
@@ -271,7 +294,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let agent = Agent { socket, uid: 4_000_000 };
+        let agent = Agent {
+            socket,
+            uid: 4_000_000,
+        };
         let error = agent.call(Call::Ping, None).await.unwrap_err();
         assert!(matches!(error, CallError::Stranger { .. }), "{error}");
     }

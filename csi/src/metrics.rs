@@ -46,7 +46,11 @@ impl Metrics {
             "Bytes of files being written, on this node's disk",
             metrics.staged.clone(),
         );
-        registry.register("penstock_volumes_mounted", "Volumes mounted now", metrics.mounted.clone());
+        registry.register(
+            "penstock_volumes_mounted",
+            "Volumes mounted now",
+            metrics.mounted.clone(),
+        );
         metrics
     }
 
@@ -55,7 +59,9 @@ impl Metrics {
             Ok(()) => "ok".to_owned(),
             Err(errno) => format!("{errno:?}"),
         };
-        self.operations.get_or_create(&OperationLabels { operation, outcome }).inc();
+        self.operations
+            .get_or_create(&OperationLabels { operation, outcome })
+            .inc();
     }
 
     pub(crate) fn read(&self, bytes: u64) {

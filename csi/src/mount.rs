@@ -20,7 +20,12 @@ pub struct Args {
     #[arg(value_name = "DIR")]
     pub path: PathBuf,
     /// The storage node.
-    #[arg(long, env = "AWS_ENDPOINT_URL_S3", default_value = "http://127.0.0.1:9000", value_name = "URL")]
+    #[arg(
+        long,
+        env = "AWS_ENDPOINT_URL_S3",
+        default_value = "http://127.0.0.1:9000",
+        value_name = "URL"
+    )]
     pub endpoint: String,
     /// Region that is signed for.
     #[arg(long, env = "AWS_DEFAULT_REGION", default_value = "us-east-1")]
@@ -95,7 +100,11 @@ pub enum Error {
 ///
 /// # Errors
 /// When it cannot be mounted; nothing is mounted then.
-pub async fn run(service: &penstock_service::Args, args: Args, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    service: &penstock_service::Args,
+    args: Args,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let mut admin = penstock_service::Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
     let mounted = admin.readiness.flag("mount");
@@ -139,8 +148,14 @@ pub async fn run(service: &penstock_service::Args, args: Args, shutdown: Cancell
 }
 
 fn access(args: &Args) -> Result<Access, Error> {
-    let mut secrets = HashMap::from([("endpoint".to_owned(), args.endpoint.clone()), ("region".to_owned(), args.region.clone())]);
-    for (key, variable) in [("accessKeyId", "AWS_ACCESS_KEY_ID"), ("secretAccessKey", "AWS_SECRET_ACCESS_KEY")] {
+    let mut secrets = HashMap::from([
+        ("endpoint".to_owned(), args.endpoint.clone()),
+        ("region".to_owned(), args.region.clone()),
+    ]);
+    for (key, variable) in [
+        ("accessKeyId", "AWS_ACCESS_KEY_ID"),
+        ("secretAccessKey", "AWS_SECRET_ACCESS_KEY"),
+    ] {
         if let Ok(value) = std::env::var(variable) {
             secrets.insert(key.to_owned(), value);
         }

@@ -14,11 +14,13 @@ use crate::{
     handover::{self, Agent, Call, CallError, Mount, Reply},
     identity::{DRIVER, Identity},
     proto::csi::{
-        self, NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse,
-        NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
-        NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeStageVolumeRequest,
-        NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
-        NodeUnstageVolumeResponse, identity_server::IdentityServer, node_server::NodeServer,
+        self, NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+        NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeStatsRequest,
+        NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
+        NodeServiceCapability, NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnpublishVolumeRequest,
+        NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
+        identity_server::IdentityServer,
+        node_server::NodeServer,
         node_service_capability::{Rpc, Type, rpc},
     },
     registration,
@@ -35,7 +37,11 @@ use tonic::{Request, Response, Status};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Socket on which the kubelet calls, below its `plugins` folder.
-    #[arg(long, default_value = "unix:///var/lib/kubelet/plugins/csi.penstock.io/csi.sock", value_name = "URL")]
+    #[arg(
+        long,
+        default_value = "unix:///var/lib/kubelet/plugins/csi.penstock.io/csi.sock",
+        value_name = "URL"
+    )]
     pub csi_endpoint: String,
     /// The kubelet's folder, at the same path as on the node.
     #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
@@ -82,7 +88,11 @@ pub enum NodeError {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(service: &penstock_service::Args, args: Args, shutdown: CancellationToken) -> Result<(), NodeError> {
+pub async fn run(
+    service: &penstock_service::Args,
+    args: Args,
+    shutdown: CancellationToken,
+) -> Result<(), NodeError> {
     give(&args.agent_state_dir, args.agent_uid).map_err(|source| NodeError::State {
         path: args.agent_state_dir.clone(),
         uid: args.agent_uid,
@@ -111,14 +121,18 @@ pub async fn run(service: &penstock_service::Args, args: Args, shutdown: Cancell
         agent,
         in_flight: InFlight::default(),
     };
-    let router = tonic::service::Routes::new(IdentityServer::new(Identity::new(health))).add_service(NodeServer::new(node));
+    let router = tonic::service::Routes::new(IdentityServer::new(Identity::new(health)))
+        .add_service(NodeServer::new(node));
     let csi = grpc::serve(&socket, router, shutdown.clone());
     if args.no_registration {
         registered.pass();
         csi.await?;
         return Ok(());
     }
-    let registry = args.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}-reg.sock"));
+    let registry = args
+        .kubelet_dir
+        .join("plugins_registry")
+        .join(format!("{DRIVER}-reg.sock"));
     let registration = registration::serve(registry, socket.clone(), registered, shutdown.clone());
     tokio::try_join!(csi, registration)?;
     Ok(())
@@ -141,11 +155,21 @@ struct Node {
 impl Node {
     /// How files look in what is mounted and served at a path.
     async fn alive(&self, path: &Path) -> Result<Option<crate::fs::Look>, Status> {
-        let mounted = mount_table::at(path).map_err(|error| Status::internal(format!("the mount table cannot be read: {error}")))?;
+        let mounted = mount_table::at(path)
+            .map_err(|error| Status::internal(format!("the mount table cannot be read: {error}")))?;
         if !mounted.is_some_and(|mounted| mounted.fs_type == mount_table::FS_TYPE) {
             return Ok(None);
         }
-        match self.agent.call(Call::Look { path: path.to_owned() }, None).await {
+        match self
+            .agent
+            .call(
+                Call::Look {
+                    path: path.to_owned(),
+                },
+                None,
+            )
+            .await
+        {
             Ok(Reply::Looks(look)) => Ok(look),
             Ok(_) => Ok(None),
             Err(error) => Err(call_status(&error)),
@@ -155,7 +179,9 @@ impl Node {
     /// Mounts a volume at its staging path, hands it over and proves it. Leaves nothing behind when it fails.
     async fn stage(&self, path: &Path, mount: Mount) -> Result<(), Status> {
         // A dead mount of an agent that is gone, or something half done.
-        mounts::unmount(path).await.map_err(|error| mount_status(&error))?;
+        mounts::unmount(path)
+            .await
+            .map_err(|error| mount_status(&error))?;
         let source = format!("penstock:{}/{}", mount.bucket, mount.prefix);
         let device = mounts::mount_fuse(path, source.trim_end_matches('/'))
             .await
@@ -177,8 +203,19 @@ impl Node {
     }
 
     async fn unstage(&self, path: &Path) -> Result<(), Status> {
-        mounts::unmount(path).await.map_err(|error| mount_status(&error))?;
-        match self.agent.call(Call::Drop { path: path.to_owned() }, None).await {
+        mounts::unmount(path)
+            .await
+            .map_err(|error| mount_status(&error))?;
+        match self
+            .agent
+            .call(
+                Call::Drop {
+                    path: path.to_owned(),
+                },
+                None,
+            )
+            .await
+        {
             // Without an agent nothing is served, which is what was wanted.
             Ok(_) | Err(CallError::Gone { .. }) => Ok(()),
             Err(error) => Err(call_status(&error)),
@@ -196,7 +233,9 @@ impl csi::node_server::Node for Node {
         let _guard = self.in_flight.begin(&volume)?;
         if let Some(look) = self.alive(&path).await? {
             if look != mount.look {
-                let told = format!("volume {volume} is mounted on this node with another owner or other permissions already");
+                let told = format!(
+                    "volume {volume} is mounted on this node with another owner or other permissions already"
+                );
                 return Err(Status::already_exists(told));
             }
         } else {
@@ -228,23 +267,33 @@ impl csi::node_server::Node for Node {
             // The agent was restarted since: what pods have mounted is dead, but a new pod gets a living mount.
             None => self.stage(&wanted.staging, wanted.remount()?).await?,
         }
-        let table = |path: &Path| mount_table::at(path).map_err(|error| Status::internal(format!("the mount table cannot be read: {error}")));
+        let table = |path: &Path| {
+            mount_table::at(path)
+                .map_err(|error| Status::internal(format!("the mount table cannot be read: {error}")))
+        };
         let staged = table(&wanted.staging)?.map(|mounted| mounted.device);
         if let Some(there) = table(&wanted.target)? {
             if Some(&there.device) == staged.as_ref() {
                 if there.read_only == wanted.read_only {
                     return Ok(Response::new(NodePublishVolumeResponse {}));
                 }
-                let told = format!("{} is mounted already, with another readonly setting", wanted.target.display());
+                let told = format!(
+                    "{} is mounted already, with another readonly setting",
+                    wanted.target.display()
+                );
                 return Err(Status::already_exists(told));
             }
-            mounts::unmount(&wanted.target).await.map_err(|error| mount_status(&error))?;
+            mounts::unmount(&wanted.target)
+                .await
+                .map_err(|error| mount_status(&error))?;
         }
         mounts::bind(&wanted.staging, &wanted.target, wanted.read_only)
             .await
             .map_err(|error| mount_status(&error))?;
         if let Err(error) = mounts::prove(&wanted.target).await {
-            mounts::unmount(&wanted.target).await.map_err(|error| mount_status(&error))?;
+            mounts::unmount(&wanted.target)
+                .await
+                .map_err(|error| mount_status(&error))?;
             return Err(mount_status(&error));
         }
         tracing::info!(volume = wanted.volume, target = %wanted.target.display(), read_only = wanted.read_only, "published");
@@ -259,7 +308,9 @@ impl csi::node_server::Node for Node {
         let volume = request::volume_id(&request.volume_id)?;
         let path = request::path("target_path", &request.target_path)?;
         let _guard = self.in_flight.begin(&volume)?;
-        mounts::unmount(&path).await.map_err(|error| mount_status(&error))?;
+        mounts::unmount(&path)
+            .await
+            .map_err(|error| mount_status(&error))?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 
@@ -274,7 +325,9 @@ impl csi::node_server::Node for Node {
         &self,
         _: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(Status::unimplemented("volumes have no size that could be expanded"))
+        Err(Status::unimplemented(
+            "volumes have no size that could be expanded",
+        ))
     }
 
     async fn node_get_capabilities(
@@ -296,7 +349,10 @@ impl csi::node_server::Node for Node {
         }))
     }
 
-    async fn node_get_info(&self, _: Request<NodeGetInfoRequest>) -> Result<Response<NodeGetInfoResponse>, Status> {
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
         Ok(Response::new(NodeGetInfoResponse {
             node_id: self.name.clone(),
             ..NodeGetInfoResponse::default()

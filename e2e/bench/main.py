@@ -45,7 +45,9 @@ def main():
         sys.exit(f"no row matches {options.row!r}; the rows are: {', '.join(name for name, _ in ROWS)}")
     print("==> release binaries", flush=True)
     subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
-    peers.install()
+    peers.install_rclone()
+    if any(row in mount.ROWS for row in rows):
+        peers.install_mountpoint()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with open(RESULTS, "w", encoding="utf-8") as kept:
         for name, measure in rows:

@@ -1,4 +1,4 @@
-"""Time, processor time and medians."""
+"""Time, processor time, medians, and how rows look."""
 
 import os
 import statistics
@@ -6,6 +6,7 @@ import subprocess
 import time
 
 GIB = 1 << 30
+RUNS = 5
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -37,17 +38,39 @@ def cpu_seconds(pid):
     return seconds
 
 
-def rates(work, amount, pid, runs=3):
-    """Median of amount per second, and processor seconds of `pid` per unit of amount."""
-    speeds, costs = [], []
-    for _ in range(runs):
-        before, start = cpu_seconds(pid), time.monotonic()
-        done = work()
-        seconds = time.monotonic() - start
-        units = amount if done is None else done
-        speeds.append(units / seconds)
-        costs.append((cpu_seconds(pid) - before) / units)
-    return statistics.median(speeds), statistics.median(costs)
+def taking_turns(contestants, runs=RUNS):
+    """Runs every contestant's work `runs` times, one after the other and again, so that what else the machine does meets
+    all of them. `contestants`: name to (work, pid); work(number of the run) returns the amount done. Gives name to
+    Measured."""
+    speeds, costs = {name: [] for name in contestants}, {name: [] for name in contestants}
+    for number in range(runs):
+        for name, (work, pid) in contestants.items():
+            before, start = cpu_seconds(pid), time.monotonic()
+            amount = work(number)
+            speeds[name].append(amount / (time.monotonic() - start))
+            costs[name].append((cpu_seconds(pid) - before) / amount)
+    return {name: Measured(speeds[name], costs[name]) for name in contestants}
+
+
+class Measured:
+    """The runs of one contestant: amount per second, and processor seconds per amount."""
+
+    def __init__(self, speeds, costs):
+        self.speed, self.cost = statistics.median(speeds), statistics.median(costs)
+        self.slowest, self.fastest = min(speeds), max(speeds)
+
+    def __str__(self):
+        return f"{self.slowest:,.2f} to {self.fastest:,.2f}"
+
+
+def against(name, unit, results, *, gib_per_unit=1.0, goals=None, note="", runs=RUNS):
+    """One row per peer; the first of `results` is ours."""
+    (_, ours), *others = results.items()
+    for peer, theirs in others:
+        spread = f"ours {ours}, theirs {theirs}"
+        yield row(name, unit, round(ours.speed, 3), peer, round(theirs.speed, 3), goal=(goals or {}).get(peer), runs=runs,
+                  cpu_ours=round(ours.cost / gib_per_unit, 3), cpu_peer=round(theirs.cost / gib_per_unit, 3),
+                  note=f"{note}; {spread}" if note else spread)
 
 
 def shell(command, **options):

@@ -1,4 +1,4 @@
-"""A mounted bucket against rclone mount, both on the same storage node (ours) and the same bytes, in the same run."""
+"""A mounted bucket against those of rclone and Mountpoint for Amazon S3: one storage node (ours), the same bytes, one run."""
 
 import contextlib
 import os
@@ -7,11 +7,32 @@ import subprocess
 import time
 
 import peers
-from measure import GIB, cpu_seconds, row
+from measure import GIB, RUNS, against, taking_turns
 
 SIZE = 512 << 20
 FILES, FILE_SIZE = 500, 16 << 10
-RUNS = 3
+OURS, RCLONE, MOUNTPOINT = "penstock", "rclone mount", "mountpoint-s3"
+GOALS = {RCLONE: 1.0, MOUNTPOINT: 1.0}
+
+
+class Mount:
+    """A bucket that is mounted: where, by which process, and how to see what the storage node has of it."""
+
+    def __init__(self, server, bucket, folder, pid):
+        self.server, self.bucket, self.folder, self.pid = server, bucket, folder, pid
+
+    def put(self, key, body):
+        self.server.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def wait_stored(self, prefix, count, size):
+        """Returns when so many objects of that size are in the bucket: some mounts upload after close(2) returned."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            page = self.server.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+            if sum(found["Size"] == size for found in page.get("Contents", [])) == count:
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.folder}: {count} objects of {size} bytes under {prefix} did not come into the bucket")
 
 
 @contextlib.contextmanager
@@ -32,38 +53,47 @@ def mounted(command, folder, log, **options):
 
 
 @contextlib.contextmanager
-def both(large):
-    """(name, folder, pid) of our mount and rclone's, on two buckets of one storage node, each with object `large` if wanted."""
+def mounts():
+    """Name to Mount, each of a bucket of its own on one storage node."""
     with peers.folder() as path, peers.penstock(path) as server, contextlib.ExitStack() as stack:
         keys = {"AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET}
-        for bucket in ("ours", "theirs"):
-            server.s3.create_bucket(Bucket=bucket)
-            if large:
-                write_file(path / "large", SIZE)
-                server.s3.upload_file(str(path / "large"), bucket, "large")
-        ours = [peers.ROOT / "target/release/penstock-csi", "mount", "ours", path / "mnt-ours", "--endpoint", server.url,
-                "--state-dir", path / "state"]
-        theirs = [peers.RCLONE, "mount", ":s3:theirs", path / "mnt-theirs", "--s3-provider=Other",
-                  f"--s3-endpoint={server.url}", "--s3-env-auth", "--vfs-cache-mode=writes", "--allow-other",
-                  f"--cache-dir={path / 'rclone-cache'}", "--dir-cache-time=1s"]
         environment = {**os.environ, **keys, "RUST_LOG": "warn", "RCLONE_CONFIG": "/dev/null"}
-        yield [
-            (name, path / folder, stack.enter_context(
-                mounted(command, path / folder, path / f"{folder}.log", env=environment)))
-            for name, folder, command in [("penstock", "mnt-ours", ours), ("rclone mount", "mnt-theirs", theirs)]
-        ]
+
+        def mount(bucket, command):
+            server.s3.create_bucket(Bucket=bucket)
+            folder = path / f"mnt-{bucket}"
+            pid = stack.enter_context(mounted(command(folder), folder, path / f"{bucket}.log", env=environment))
+            return Mount(server, bucket, folder, pid)
+
+        yield {
+            OURS: mount("ours", lambda folder: [
+                peers.ROOT / "target/release/penstock-csi", "mount", "ours", folder, "--endpoint", server.url,
+                "--state-dir", path / "state"]),
+            # What a program may do with a file is the same as with ours only with this cache mode. Uploads begin at once and
+            # not after 5 s, as they are waited for.
+            RCLONE: mount("rclone", lambda folder: [
+                peers.RCLONE, "mount", ":s3:rclone", folder, "--s3-provider=Other", f"--s3-endpoint={server.url}",
+                "--s3-env-auth", "--vfs-cache-mode=writes", "--vfs-write-back=0", "--dir-cache-time=1s",
+                f"--cache-dir={path / 'rclone-cache'}"]),
+            MOUNTPOINT: mount("mountpoint", lambda folder: [peers.MOUNTPOINT, "mountpoint", folder, server.url]),
+        }
 
 
-def drop_caches():
-    os.sync()
-    pathlib.Path("/proc/sys/vm/drop_caches").write_text("1", encoding="ascii")
+def forget_pages(path):
+    """What the kernel keeps of a file's bytes goes; the storage node's own files stay cached."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def read_all(path):
     with open(path, "rb", buffering=0) as file:
-        buffer = bytearray(1 << 20)
-        while file.readinto(buffer):
-            pass
+        buffer, got = bytearray(1 << 20), 0
+        while length := file.readinto(buffer):
+            got += length
+    return got
 
 
 def write_file(path, size):
@@ -71,62 +101,69 @@ def write_file(path, size):
     with open(path, "wb", buffering=0) as file:
         for _ in range(size >> 20):
             file.write(block)
-        os.fsync(file.fileno())
 
 
-def measured(work, pid):
-    """Median seconds and processor seconds of `pid`, over the runs."""
-    seconds, costs = [], []
-    for number in range(RUNS):
-        before, start = cpu_seconds(pid), time.monotonic()
-        work(number)
-        seconds.append(time.monotonic() - start)
-        costs.append(cpu_seconds(pid) - before)
-    return sorted(seconds)[RUNS // 2], sorted(costs)[RUNS // 2]
-
-
-def compared(name, unit, amount, gib, load, note="", large=False):
-    """One row: `amount` per second on our mount against rclone's; `load(folder)` returns the work of one run."""
-    with both(large) as mounts:
-        speeds = {}
-        for who, folder, pid in mounts:
-            seconds, cost = measured(load(folder), pid)
-            speeds[who] = amount / seconds, cost / gib
-        (ours, cpu), (peer, peer_cpu) = speeds["penstock"], speeds["rclone mount"]
-        yield row(name, unit, round(ours, 3), "rclone mount", round(peer, 3), goal=1.0, cpu_ours=round(cpu, 3),
-                  cpu_peer=round(peer_cpu, 3), runs=RUNS, note=note)
+def compared(name, unit, work, gib_per_unit, note, prepare=None):
+    """Rows of `work(mount, number of the run)`, which returns how much it did."""
+    with mounts() as all_of_them:
+        for mount in all_of_them.values():
+            if prepare:
+                prepare(mount)
+        results = taking_turns({
+            who: (lambda number, mount=mount: work(mount, number), mount.pid) for who, mount in all_of_them.items()})
+    yield from against(name, unit, results, gib_per_unit=gib_per_unit, goals=GOALS, note=note)
 
 
 def read_sequential(name):
-    def load(folder):
-        def work(_):
-            drop_caches()
-            read_all(folder / "large")
-        return work
-    yield from compared(name, "GiB/s", SIZE / GIB, SIZE / GIB, load, "an object put by S3; page cache dropped before each run",
-                        large=True)
+    """One object of 512 MiB from front to back, with 1 MiB reads."""
+    def work(mount, _):
+        forget_pages(mount.folder / "large")
+        got = read_all(mount.folder / "large")
+        if got != SIZE:
+            raise RuntimeError(f"{mount.folder}: {got} bytes of {SIZE}")
+        return SIZE / GIB
+    yield from compared(name, "GiB/s", work, 1.0, "nothing cached in the mount, all cached in the storage node",
+                        lambda mount: mount.put("large", os.urandom(SIZE)))
 
 
 def write_sequential(name):
-    def load(folder):
-        return lambda number: write_file(folder / f"written-{number}", SIZE)
-    yield from compared(name, "GiB/s", SIZE / GIB, SIZE / GIB, load,
-                        "with fsync; rclone answers fsync before the upload, ours after it")
+    """One file of 512 MiB, until it is an object in the bucket."""
+    def work(mount, number):
+        write_file(mount.folder / f"written-{number}", SIZE)
+        mount.wait_stored(f"written-{number}", 1, SIZE)
+        return SIZE / GIB
+    yield from compared(name, "GiB/s", work, 1.0, "until the object is in the bucket")
 
 
-def small_files(name):
-    def load(folder):
-        block = os.urandom(FILE_SIZE)
-        def work(number):
-            sub = folder / f"run-{number}"
-            sub.mkdir()
+def write_small(name):
+    """Many small files by one program, one after the other, until all are objects in the bucket."""
+    block = os.urandom(FILE_SIZE)
+    def work(mount, number):
+        folder = mount.folder / f"run-{number}"
+        folder.mkdir()
+        for file in range(FILES):
+            (folder / f"f{file}").write_bytes(block)
+        mount.wait_stored(f"run-{number}/f", FILES, FILE_SIZE)
+        return FILES
+    yield from compared(name, "files/s", work, FILE_SIZE / GIB, "until the objects are in the bucket")
+
+
+def read_small(name):
+    """Many small files by one program, one after the other, each for the first time."""
+    def prepare(mount):
+        body = os.urandom(FILE_SIZE)
+        for number in range(RUNS):
             for file in range(FILES):
-                (sub / f"f{file}").write_bytes(block)
-            for file in range(FILES):
-                (sub / f"f{file}").read_bytes()
-        return work
-    yield from compared(name, "files/s", FILES, FILES * FILE_SIZE / GIB, load,
-                        "each written and read once; close() of ours is durable in the bucket, rclone uploads later")
+                mount.put(f"run-{number}/f{file}", body)
+
+    def work(mount, number):
+        for file in range(FILES):
+            path = mount.folder / f"run-{number}/f{file}"
+            if read_all(path) != FILE_SIZE:
+                raise RuntimeError(f"{path} is not whole")
+        return FILES
+    yield from compared(name, "files/s", work, FILE_SIZE / GIB, "each for the first time", prepare)
 
 
-ROWS = [("mount-read", read_sequential), ("mount-write", write_sequential), ("mount-16k-files", small_files)]
+ROWS = [("mount-read", read_sequential), ("mount-write", write_sequential), ("mount-write-16k", write_small),
+        ("mount-read-16k", read_small)]

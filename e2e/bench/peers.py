@@ -16,18 +16,26 @@ from botocore.config import Config
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "penstock")
-RCLONE_VERSION = "v1.71.2"
+RCLONE_VERSION = "v1.76.0"
 RCLONE = CACHE / f"rclone-{RCLONE_VERSION}" / "rclone"
+MOUNTPOINT_SOURCE = ROOT / "e2e/bench/mountpoint"
+MOUNTPOINT = CACHE / "mountpoint/release/mount-s3"
 KEY, SECRET = "AKIABENCHMARK", "benchmark-secret-key-0123456789abcdef012"
 
 
-def install():
-    """Builds the peers that are no packages of Debian."""
+def install_rclone():
     if not RCLONE.exists():
         print(f"==> building rclone {RCLONE_VERSION} (some minutes, once)", flush=True)
         RCLONE.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["go", "install", "-trimpath", "-ldflags=-s -w", f"github.com/rclone/rclone@{RCLONE_VERSION}"],
                        check=True, env={**os.environ, "GOBIN": str(RCLONE.parent), "CGO_ENABLED": "0"})
+
+
+def install_mountpoint():
+    """Builds Mountpoint for Amazon S3; cargo builds nothing when it is there."""
+    print("==> building Mountpoint for Amazon S3 (some minutes, once)", flush=True)
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", MOUNTPOINT.parents[1]],
+                   cwd=MOUNTPOINT_SOURCE, check=True)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,12 @@ import os
 import re
 
 import peers
-from measure import GIB, rates, row, shell
+from measure import GIB, against, shell, taking_turns
 
 LARGE = 1 << 30
 SMALL, SMALL_COUNT = 16 << 10, 256
-CONNECTIONS, SECONDS = 16, 5
+CONNECTIONS, SECONDS = 16, 4
+UNSYNCED = "ours is on disk (fsync) before the answer, rclone's is not"
 
 
 @contextlib.contextmanager
@@ -34,24 +35,29 @@ def filled(path, kinds, large):
         yield servers, payload
 
 
-def get(server, key):
-    shell(["curl", "-sSf", "-o", "/dev/null", server.get_url(key)])
+def transfer(*command):
+    def work(_):
+        shell(["curl", "-sSf", *command])
+        return LARGE / GIB
+    return work
 
 
 def get_large(name):
     """GET of 1 GiB over one connection."""
     with peers.folder() as path, filled(path, [peers.penstock, peers.nginx, peers.rclone], True) as (servers, _):
-        yield from against(name, "GiB/s", servers, lambda server: rates(
-            lambda: get(server, "large"), LARGE / GIB, server.pid), goals={"nginx sendfile": 1.0, "rclone serve s3": 1.0})
+        results = taking_turns({
+            server.name: (transfer("-o", "/dev/null", server.get_url("large")), server.pid) for server in servers})
+    yield from against(name, "GiB/s", results, goals={"nginx sendfile": 1.0, "rclone serve s3": 1.0},
+                       note="nginx checks no signature and no checksum")
 
 
 def put_large(name):
     """PUT of 1 GiB over one connection, durable when answered (rclone does not sync to disk)."""
     with peers.folder() as path, filled(path, [peers.penstock, peers.rclone], True) as (servers, payload):
-        def put(server):
-            shell(["curl", "-sSf", "-H", "Expect:", "-T", payload, server.put_url("put")])
-        yield from against(name, "GiB/s", servers, lambda server: rates(
-            lambda: put(server), LARGE / GIB, server.pid), note="ours is synced to disk before the answer, rclone's is not")
+        results = taking_turns({
+            server.name: (transfer("-H", "Expect:", "-T", payload, server.put_url("put")), server.pid)
+            for server in servers})
+    yield from against(name, "GiB/s", results, note=UNSYNCED)
 
 
 def wrk(path, server, requests, script):
@@ -83,30 +89,25 @@ request = function() next = next % #paths + 1; return wrk.format("PUT", paths[ne
 def get_small(name):
     """Signed GETs of 16 KiB over 16 connections (nginx: without signatures)."""
     with peers.folder() as path, filled(path, [peers.penstock, peers.nginx, peers.rclone], False) as (servers, _):
-        def load(server):
-            urls = [server.get_url(f"small-{number}") for number in range(SMALL_COUNT)]
-            return rates(lambda: wrk(path, server, urls, lua_get), None, server.pid)
-        yield from against(name, "req/s", servers, load, per_request=SMALL, goals={"rclone serve s3": 1.0})
+        results = under_load(path, servers, lambda server: [
+            server.get_url(f"small-{number}") for number in range(SMALL_COUNT)], lua_get)
+    yield from against(name, "req/s", results, gib_per_unit=SMALL / GIB, goals={"rclone serve s3": 1.0},
+                       note="nginx checks no signature and no checksum")
 
 
 def put_small(name):
     """Signed PUTs of 16 KiB over 16 connections, durable when answered (rclone does not sync to disk)."""
     with peers.folder() as path, filled(path, [peers.penstock, peers.rclone], False) as (servers, _):
-        def load(server):
-            urls = [server.put_url(f"new-{number}") for number in range(4 * SMALL_COUNT)]
-            return rates(lambda: wrk(path, server, urls, lua_put), None, server.pid)
-        yield from against(name, "req/s", servers, load, per_request=SMALL,
-                           note="ours is synced to disk before the answer, rclone's is not")
+        results = under_load(path, servers, lambda server: [
+            server.put_url(f"new-{number}") for number in range(4 * SMALL_COUNT)], lua_put)
+    yield from against(name, "req/s", results, gib_per_unit=SMALL / GIB, note=UNSYNCED)
 
 
-def against(name, unit, servers, load, *, per_request=None, goals=None, note=""):
-    """One result per peer; the first server is ours."""
-    speeds = {server.name: load(server) for server in servers}
-    scale = GIB / per_request if per_request else 1
-    ours, cpu = speeds.pop(servers[0].name)
-    for peer, (speed, peer_cpu) in speeds.items():
-        yield row(name, unit, round(ours, 3), peer, round(speed, 3), goal=(goals or {}).get(peer), runs=3, note=note,
-                  cpu_ours=round(cpu * scale, 3), cpu_peer=round(peer_cpu * scale, 3))
+def under_load(path, servers, urls, script):
+    def contestant(server):
+        signed = urls(server)
+        return lambda _: wrk(path, server, signed, script), server.pid
+    return taking_turns({server.name: contestant(server) for server in servers})
 
 
 ROWS = [("s3-get-large", get_large), ("s3-put-large", put_large), ("s3-get-16k", get_small), ("s3-put-16k", put_small)]

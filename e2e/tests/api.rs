@@ -56,6 +56,25 @@ async fn a_minimal_storage_cluster_is_accepted() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_name_that_no_service_can_have_is_refused() -> Result<()> {
+    in_namespace("api", async |ns| {
+        let long = "a".repeat(53);
+        for name in ["with.dot", "9first", long.as_str()] {
+            let object = json!({
+                "apiVersion": object::PENSTOCK, "kind": "StorageCluster", "metadata": {"name": name},
+                "spec": {"storage": template("1Gi")},
+            });
+            let Err(error) = ns.apply(&object).await else {
+                penstock_e2e::bail!("the name {name} was accepted");
+            };
+            ensure!(format!("{error:#}").contains("metadata.name"), "{error:#}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn bad_storage_clusters_are_refused_with_the_cause() -> Result<()> {
     in_namespace("api", async |ns| {
         refused(&ns, json!({}), "storage").await?;

@@ -36,7 +36,9 @@ impl Volume {
 
     pub(super) async fn unlink(&self, parent: u64, name: &str) -> Reply {
         let path = self.nodes.folder(parent)?.child(name);
-        self.remove_file(&path).await.map_err(|failure| failure.report("unlink", &path))?;
+        self.remove_file(&path)
+            .await
+            .map_err(|failure| failure.report("unlink", &path))?;
         self.stay(nodes::parent(&path)).await;
         Ok(Answer::Done)
     }
@@ -48,7 +50,11 @@ impl Volume {
     }
 
     /// Does what takes the file at a path away. Whoever has it open keeps its bytes; if it fails, the file is as before.
-    async fn replacing<T>(&self, path: &str, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    async fn replacing<T>(
+        &self,
+        path: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         let Some(content) = self.nodes.at(path).and_then(|node| node.open_content()) else {
             return work.await;
         };
@@ -126,7 +132,9 @@ impl Volume {
             }
             (Some(Kind::Folder), None) => self.rename_folder(&from, &to).await.map_err(failed)?,
             (Some(Kind::File), _) => {
-                self.replacing(&to, self.rename_file(&from, &to)).await.map_err(failed)?;
+                self.replacing(&to, self.rename_file(&from, &to))
+                    .await
+                    .map_err(failed)?;
             }
         }
         self.nodes.removed(&to);
@@ -167,14 +175,18 @@ impl Volume {
             .await;
         if let Err(failure) = copied {
             // Half a copy is of no use to anybody.
-            let undone = self.each(&keys, |key| async move { self.storage.delete(&format!("{to}{key}")).await });
+            let undone = self.each(&keys, |key| async move {
+                self.storage.delete(&format!("{to}{key}")).await
+            });
             if let Err(failure) = undone.await {
                 failure.report("remove the copies of a failed rename", to);
             }
             return Err(failure);
         }
-        self.each(&keys, |key| async move { self.storage.delete(&format!("{from}{key}")).await })
-            .await
+        self.each(&keys, |key| async move {
+            self.storage.delete(&format!("{from}{key}")).await
+        })
+        .await
     }
 
     async fn each<F, Fut>(&self, keys: &[String], work: F) -> Result<(), Failure>

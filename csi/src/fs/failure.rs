@@ -95,7 +95,9 @@ mod tests {
         assert_eq!(errno(engine::Error::AccessDenied("x".into())), Errno::ACCESS);
         assert_eq!(errno(engine::Error::NoSpace("x".into())), Errno::NOSPC);
         assert_eq!(
-            errno(engine::Error::Body(io::Error::from_raw_os_error(Errno::DQUOT.raw_os_error()))),
+            errno(engine::Error::Body(io::Error::from_raw_os_error(
+                Errno::DQUOT.raw_os_error()
+            ))),
             Errno::DQUOT
         );
         assert_eq!(Failure::Deadline(Duration::from_secs(60)).errno(), Errno::IO);

@@ -24,7 +24,11 @@ pub struct Item {
 impl Item {
     /// What it is.
     pub fn kind(&self) -> Kind {
-        if self.version.is_some() { Kind::File } else { Kind::Folder }
+        if self.version.is_some() {
+            Kind::File
+        } else {
+            Kind::Folder
+        }
     }
 }
 
@@ -90,7 +94,8 @@ impl Listing {
                 found.insert(name.to_owned(), None);
             }
         }
-        self.items.extend(found.into_iter().map(|(name, version)| Item { name, version }));
+        self.items
+            .extend(found.into_iter().map(|(name, version)| Item { name, version }));
         self.after = page.next;
         self.complete = self.after.is_none();
         Ok(())
@@ -131,7 +136,9 @@ mod tests {
 
     #[tokio::test]
     async fn files_and_folders_are_listed_once_and_what_cannot_be_a_name_is_not() {
-        let keys = ["d/", "d/a", "d/b/c", "d/b/d", "d/x", "d/x/y", "d//odd", "d/./odd", "e"];
+        let keys = [
+            "d/", "d/a", "d/b/c", "d/b/d", "d/x", "d/x/y", "d//odd", "d/./odd", "e",
+        ];
         let (_folder, storage) = storage(keys.map(str::to_owned)).await;
         let mut listing = Listing::new("d/".into());
         assert_eq!(names(&mut listing, &storage).await, ["a", "b/", "x/"]);

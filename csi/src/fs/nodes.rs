@@ -146,19 +146,31 @@ impl Nodes {
     /// The node of a number that the kernel was given.
     pub fn get(&self, id: u64) -> Result<Arc<Node>, Errno> {
         let table = locked(&self.table);
-        table.by_id.get(&id).map(|slot| Arc::clone(&slot.node)).ok_or(Errno::STALE)
+        table
+            .by_id
+            .get(&id)
+            .map(|slot| Arc::clone(&slot.node))
+            .ok_or(Errno::STALE)
     }
 
     /// The folder of a number.
     pub fn folder(&self, id: u64) -> Result<Arc<Node>, Errno> {
         let node = self.get(id)?;
-        if node.kind == Kind::Folder { Ok(node) } else { Err(Errno::NOTDIR) }
+        if node.kind == Kind::Folder {
+            Ok(node)
+        } else {
+            Err(Errno::NOTDIR)
+        }
     }
 
     /// The file of a number.
     pub fn file(&self, id: u64) -> Result<Arc<Node>, Errno> {
         let node = self.get(id)?;
-        if node.kind == Kind::File { Ok(node) } else { Err(Errno::ISDIR) }
+        if node.kind == Kind::File {
+            Ok(node)
+        } else {
+            Err(Errno::ISDIR)
+        }
     }
 
     /// The node at a path, if the kernel knows one.
@@ -265,7 +277,11 @@ mod tests {
         nodes.forget(first.id, 1);
         assert_eq!(nodes.get(first.id).err(), Some(Errno::STALE));
         assert!(nodes.at("a").is_none());
-        assert_ne!(nodes.look_up("a", Kind::File).id, first.id, "numbers are never used again");
+        assert_ne!(
+            nodes.look_up("a", Kind::File).id,
+            first.id,
+            "numbers are never used again"
+        );
         nodes.forget(crate::fuse::ROOT, 99);
         assert!(nodes.get(crate::fuse::ROOT).is_ok());
     }
@@ -291,7 +307,11 @@ mod tests {
         let folder = nodes.look_up("x", Kind::Folder);
         assert_ne!(file.id, folder.id);
         nodes.forget(file.id, 1);
-        assert_eq!(nodes.at("x").unwrap().id, folder.id, "forgetting the old one leaves the new one");
+        assert_eq!(
+            nodes.at("x").unwrap().id,
+            folder.id,
+            "forgetting the old one leaves the new one"
+        );
     }
 
     #[test]

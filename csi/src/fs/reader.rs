@@ -151,14 +151,27 @@ mod tests {
     }
 
     fn pattern(length: usize) -> Bytes {
-        (0..length).map(|at| (at * 31 % 251) as u8).collect::<Vec<_>>().into()
+        (0..length)
+            .map(|at| (at * 31 % 251) as u8)
+            .collect::<Vec<_>>()
+            .into()
     }
 
-    async fn check(reader: &Reader, storage: &Storage, version: &Version, all: &Bytes, offset: u64, length: u64) {
+    async fn check(
+        reader: &Reader,
+        storage: &Storage,
+        version: &Version,
+        all: &Bytes,
+        offset: u64,
+        length: u64,
+    ) {
         let pieces = reader.read(storage, "f", version, offset, length).await.unwrap();
         let got: Vec<u8> = pieces.concat();
         let end = (offset + length).min(all.len() as u64);
-        assert!(got == all[offset as usize..end.max(offset) as usize], "at {offset}");
+        assert!(
+            got == all[offset as usize..end.max(offset) as usize],
+            "at {offset}"
+        );
     }
 
     #[tokio::test]
@@ -171,13 +184,22 @@ mod tests {
             // Every pair comes the wrong way round.
             check(&reader, &storage, &version, &all, (block ^ 1) * step, step).await;
         }
-        assert!(reader.state.lock().await.stream.is_some(), "reading in order is one request");
+        assert!(
+            reader.state.lock().await.stream.is_some(),
+            "reading in order is one request"
+        );
         check(&reader, &storage, &version, &all, 72 * step, step).await;
         check(&reader, &storage, &version, &all, 5, 10).await;
         check(&reader, &storage, &version, &all, 8 << 20, 100).await;
         check(&reader, &storage, &version, &all, 4 << 20, 1 << 20).await;
         assert!(reader.state.lock().await.stream.is_none(), "jumping about is not");
-        assert!(reader.read(&storage, "f", &version, all.len() as u64, 10).await.unwrap().is_empty());
+        assert!(
+            reader
+                .read(&storage, "f", &version, all.len() as u64, 10)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[tokio::test]
@@ -188,7 +210,12 @@ mod tests {
         for block in 0..20 {
             check(&reader, &storage, &version, &all, block << 20, 1 << 20).await;
             let state = reader.state.lock().await;
-            let kept: usize = state.stream.iter().flat_map(|stream| &stream.pieces).map(Bytes::len).sum();
+            let kept: usize = state
+                .stream
+                .iter()
+                .flat_map(|stream| &stream.pieces)
+                .map(Bytes::len)
+                .sum();
             assert!(kept <= 6 << 20, "{kept} bytes are kept");
         }
     }

@@ -61,7 +61,11 @@ impl Staging {
             path: staged.clone(),
             source,
         })?;
-        Ok(Self { staged, kept, metrics })
+        Ok(Self {
+            staged,
+            kept,
+            metrics,
+        })
     }
 
     /// A new, empty staged file.
@@ -86,9 +90,13 @@ impl Staging {
 
     /// Puts a staged file aside that could not be uploaded, so that an administrator can still save its bytes.
     pub fn keep(&self, staged: &Staged, key: &str) {
-        let kept = self.kept.join(format!("{}-{}", uuid::Uuid::now_v7(), key.replace('/', "_")));
+        let kept = self
+            .kept
+            .join(format!("{}-{}", uuid::Uuid::now_v7(), key.replace('/', "_")));
         match std::fs::rename(&staged.path, &kept) {
-            Ok(()) => tracing::error!(key, kept = %kept.display(), "the upload failed for good; its bytes were put aside"),
+            Ok(()) => {
+                tracing::error!(key, kept = %kept.display(), "the upload failed for good; its bytes were put aside")
+            }
             Err(error) => tracing::error!(key, %error, "the upload failed for good and its bytes are lost"),
         }
     }
@@ -179,10 +187,13 @@ impl Staged {
             if at >= size {
                 return Ok(None);
             }
-            let piece = staged.read(at, PIECE.min(size - at)).await.map_err(|failure| match failure {
-                Failure::Staging(source) => source,
-                other => io::Error::other(other),
-            })?;
+            let piece = staged
+                .read(at, PIECE.min(size - at))
+                .await
+                .map_err(|failure| match failure {
+                    Failure::Staging(source) => source,
+                    other => io::Error::other(other),
+                })?;
             let next = at + piece.len() as u64;
             Ok(Some((piece, (staged, next))))
         })
@@ -198,7 +209,9 @@ impl Drop for Staged {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome.map_err(Failure::Staging),
         Err(error) => Err(Failure::Staging(io::Error::other(error))),
@@ -225,7 +238,10 @@ mod tests {
         assert_eq!(pieces.len(), 1);
         drop(staged);
         assert_eq!(metrics.staged_total(), 0);
-        assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("staging")).unwrap().count(),
+            0
+        );
     }
 
     #[tokio::test]
@@ -236,7 +252,11 @@ mod tests {
         staged.write(0, Bytes::from_static(b"precious")).await.unwrap();
         staging.keep(&staged, "a/b");
         drop(staged);
-        let kept = std::fs::read_dir(folder.path().join("kept")).unwrap().next().unwrap().unwrap();
+        let kept = std::fs::read_dir(folder.path().join("kept"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert_eq!(std::fs::read(kept.path()).unwrap(), b"precious");
         assert!(kept.file_name().to_string_lossy().ends_with("-a_b"));
     }

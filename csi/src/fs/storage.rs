@@ -78,7 +78,11 @@ impl Storage {
         ObjectRef::new(self.bucket.clone(), self.key(path))
     }
 
-    async fn within<T>(&self, limit: Duration, call: impl Future<Output = std::result::Result<T, Error>>) -> Result<T> {
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = std::result::Result<T, Error>>,
+    ) -> Result<T> {
         match tokio::time::timeout(limit, call).await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(Failure::Deadline(limit)),
@@ -93,7 +97,13 @@ impl Storage {
     }
 
     /// One page of keys under a path prefix; keys in it are relative to `prefix`.
-    pub async fn list(&self, prefix: &str, grouped: bool, after: Option<String>, limit: usize) -> Result<ListPage> {
+    pub async fn list(
+        &self,
+        prefix: &str,
+        grouped: bool,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<ListPage> {
         let full = self.key(prefix);
         let query = ListQuery {
             prefix: full.clone(),
@@ -101,7 +111,9 @@ impl Storage {
             start_after: after,
             limit,
         };
-        let mut page = self.within(self.deadline, self.engine.list(&self.bucket, &query)).await?;
+        let mut page = self
+            .within(self.deadline, self.engine.list(&self.bucket, &query))
+            .await?;
         for (key, _) in &mut page.objects {
             key.drain(..full.len().min(key.len()));
         }
@@ -142,7 +154,9 @@ impl Storage {
         };
         let object = self.object(path);
         let body = futures::stream::empty().boxed();
-        let info = self.within(self.deadline, self.engine.put(&object, options, body)).await?;
+        let info = self
+            .within(self.deadline, self.engine.put(&object, options, body))
+            .await?;
         Ok(info.into())
     }
 
@@ -171,7 +185,9 @@ impl Storage {
             ..Precondition::default()
         };
         let object = self.object(path);
-        let opened = self.within(self.deadline, self.engine.get(&object, Some(range), &only_this)).await;
+        let opened = self
+            .within(self.deadline, self.engine.get(&object, Some(range), &only_this))
+            .await;
         match opened {
             // The version is gone: for whoever has it open that is the same as being replaced.
             Err(failure) if failure.is_missing() => Err(Error::PreconditionFailed(object).into()),
@@ -209,7 +225,10 @@ impl Storage {
         if got == length {
             Ok(pieces)
         } else {
-            Err(Failure::Cut { expected: length, got })
+            Err(Failure::Cut {
+                expected: length,
+                got,
+            })
         }
     }
 
@@ -305,7 +324,12 @@ mod tests {
                 seen.moved();
             }
         };
-        assert!(progress.guard(Duration::from_secs(10), slow_but_alive).await.is_ok());
+        assert!(
+            progress
+                .guard(Duration::from_secs(10), slow_but_alive)
+                .await
+                .is_ok()
+        );
         let dead = progress.guard(Duration::from_secs(10), std::future::pending::<()>());
         assert!(matches!(dead.await, Err(Failure::Deadline(_))));
     }

@@ -23,7 +23,9 @@ pub struct Negotiated {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The kernel is too old.
-    #[error("this kernel speaks FUSE {major}.{minor}; {MAJOR}.{MINOR_OLDEST} (Linux 5.4) is the oldest that works")]
+    #[error(
+        "this kernel speaks FUSE {major}.{minor}; {MAJOR}.{MINOR_OLDEST} (Linux 5.4) is the oldest that works"
+    )]
     TooOld {
         /// Major version.
         major: u32,

@@ -12,7 +12,10 @@ pub enum Answer {
     /// Done, and nothing to tell.
     Done,
     Entry(Entry),
-    Attributes { attributes: Attributes, valid: Duration },
+    Attributes {
+        attributes: Attributes,
+        valid: Duration,
+    },
     Opened(Opened),
     Created(Entry, Opened),
     /// File content, in order.

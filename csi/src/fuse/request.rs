@@ -53,33 +53,87 @@ pub struct SetAttributes {
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Init { offer: InitOffer },
+    Init {
+        offer: InitOffer,
+    },
     Destroy,
-    Interrupt { unique: u64 },
-    Forget { nodes: Vec<(u64, u64)> },
-    Lookup { name: String },
-    Getattr { handle: Option<u64> },
-    Setattr { change: SetAttributes },
-    Mknod { name: String, mode: u32 },
-    Mkdir { name: String },
-    Unlink { name: String },
-    Rmdir { name: String },
-    Rename { name: String, new_parent: u64, new_name: String, flags: u32 },
+    Interrupt {
+        unique: u64,
+    },
+    Forget {
+        nodes: Vec<(u64, u64)>,
+    },
+    Lookup {
+        name: String,
+    },
+    Getattr {
+        handle: Option<u64>,
+    },
+    Setattr {
+        change: SetAttributes,
+    },
+    Mknod {
+        name: String,
+        mode: u32,
+    },
+    Mkdir {
+        name: String,
+    },
+    Unlink {
+        name: String,
+    },
+    Rmdir {
+        name: String,
+    },
+    Rename {
+        name: String,
+        new_parent: u64,
+        new_name: String,
+        flags: u32,
+    },
     Link,
     Symlink,
-    Open { flags: u32 },
-    Create { name: String, flags: u32 },
-    Read { handle: u64, offset: u64, size: u32 },
-    Write { handle: u64, offset: u64, data: Bytes },
-    Flush { handle: u64 },
-    Fsync { handle: u64 },
-    Release { handle: u64 },
+    Open {
+        flags: u32,
+    },
+    Create {
+        name: String,
+        flags: u32,
+    },
+    Read {
+        handle: u64,
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        handle: u64,
+        offset: u64,
+        data: Bytes,
+    },
+    Flush {
+        handle: u64,
+    },
+    Fsync {
+        handle: u64,
+    },
+    Release {
+        handle: u64,
+    },
     Opendir,
-    Readdir { handle: u64, offset: u64, size: u32, plus: bool },
-    Releasedir { handle: u64 },
+    Readdir {
+        handle: u64,
+        offset: u64,
+        size: u32,
+        plus: bool,
+    },
+    Releasedir {
+        handle: u64,
+    },
     Fsyncdir,
     Statfs,
-    Unknown { opcode: u32 },
+    Unknown {
+        opcode: u32,
+    },
 }
 
 /// What INIT offers, before it is negotiated.
@@ -150,8 +204,7 @@ impl Request {
         let mut fields = Fields {
             rest: bytes.slice(abi::IN_HEADER..),
         };
-        let operation =
-            operation(&header, &mut fields).map_err(|errno| Refused { unique, errno })?;
+        let operation = operation(&header, &mut fields).map_err(|errno| Refused { unique, errno })?;
         Ok(Self {
             unique,
             resent: header.unique & flag::UNIQUE_RESEND != 0,
@@ -362,7 +415,10 @@ mod tests {
         else {
             panic!("{:?}", request.operation)
         };
-        assert_eq!((name.as_str(), new_parent, new_name.as_str(), flags), ("old", 9, "new", 1));
+        assert_eq!(
+            (name.as_str(), new_parent, new_name.as_str(), flags),
+            ("old", 9, "new", 1)
+        );
     }
 
     #[test]

@@ -81,7 +81,12 @@ impl Notifier {
             len: 0,
         };
         // ENOENT: the kernel does not know the node, so it holds no copy.
-        let _unknown_is_fine = send(&device, 0, notify::INVAL_INODE, &[Bytes::copy_from_slice(body.as_bytes())]);
+        let _unknown_is_fine = send(
+            &device,
+            0,
+            notify::INVAL_INODE,
+            &[Bytes::copy_from_slice(body.as_bytes())],
+        );
     }
 }
 

@@ -28,7 +28,10 @@ pub struct Mounted {
 /// When the table cannot be read.
 pub fn at(path: &Path) -> io::Result<Option<Mounted>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table.lines().filter_map(parse).rfind(|mounted| mounted.path == path))
+    Ok(table
+        .lines()
+        .filter_map(parse)
+        .rfind(|mounted| mounted.path == path))
 }
 
 /// `36 35 98:0 /root /mount/point rw,noatime shared:1 - fstype source rw`

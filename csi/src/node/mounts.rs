@@ -75,7 +75,11 @@ pub async fn mount_fuse(path: &Path, source: &str) -> Result<OwnedFd, MountError
     let source = source.replace('\0', "");
     blocking(path, move |path| {
         make_folder(path)?;
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountError::NoFuse)?;
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .map_err(MountError::NoFuse)?;
         let options = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={}",
             device.as_raw_fd(),
@@ -129,7 +133,10 @@ fn detach(path: &Path) -> Result<(), MountError> {
 /// When the kernel refuses.
 pub async fn unmount(path: &Path) -> Result<(), MountError> {
     blocking(path, |path| {
-        while mount_table::at(path).map_err(failed("read the mount table for", path))?.is_some() {
+        while mount_table::at(path)
+            .map_err(failed("read the mount table for", path))?
+            .is_some()
+        {
             match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
                 Ok(()) => {}
                 // Somebody holds it still, or nobody serves it: it goes when the last one lets go.
@@ -156,7 +163,10 @@ pub async fn read_further_ahead(path: &Path) {
     .await;
     if let Err(error) = outcome {
         // It works all the same, only slower.
-        tracing::info!(cause = penstock_service::chain(&error), "the kernel's read-ahead stays as it is");
+        tracing::info!(
+            cause = penstock_service::chain(&error),
+            "the kernel's read-ahead stays as it is"
+        );
     }
 }
 
@@ -186,14 +196,18 @@ pub async fn prove(path: &Path) -> Result<(), MountError> {
 
 fn ask(path: &Path) -> Result<(), String> {
     let folder = File::open(path).map_err(|error| format!("the folder cannot be opened: {error}"))?;
-    let kind = rustix::fs::fstatfs(&folder).map_err(|errno| format!("statfs: {errno}"))?.f_type;
+    let kind = rustix::fs::fstatfs(&folder)
+        .map_err(|errno| format!("statfs: {errno}"))?
+        .f_type;
     if u64::try_from(kind).ok() != Some(FUSE_MAGIC) {
         return Err("another file system is mounted there".into());
     }
     let name = format!(".penstock-proof-{}", uuid::Uuid::new_v4());
     match std::fs::symlink_metadata(path.join(&name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(format!("a look-up failed: {error}; the log of container `agent` says more")),
+        Err(error) => Err(format!(
+            "a look-up failed: {error}; the log of container `agent` says more"
+        )),
         Ok(_) => Err(format!("{name} is said to be there")),
     }
 }

@@ -54,8 +54,15 @@ pub fn path(field: &str, path: &str) -> Result<PathBuf, Status> {
         return Err(Status::invalid_argument(format!("{field} is missing")));
     }
     let path = Path::new(path);
-    if !path.is_absolute() || path.components().any(|component| component == Component::ParentDir) {
-        return Err(Status::invalid_argument(format!("{field} {} is no absolute path", path.display())));
+    if !path.is_absolute()
+        || path
+            .components()
+            .any(|component| component == Component::ParentDir)
+    {
+        return Err(Status::invalid_argument(format!(
+            "{field} {} is no absolute path",
+            path.display()
+        )));
     }
     // Without a slash at the end, as the mount table has it.
     Ok(path.components().collect())
@@ -66,7 +73,11 @@ fn capability(capability: Option<&VolumeCapability>) -> Result<(Option<u32>, boo
     let capability = capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
     let mount = match &capability.access_type {
         Some(AccessType::Mount(mount)) => mount,
-        Some(AccessType::Block(_)) => return Err(Status::invalid_argument("volumes are file systems and no block devices")),
+        Some(AccessType::Block(_)) => {
+            return Err(Status::invalid_argument(
+                "volumes are file systems and no block devices",
+            ));
+        }
         None => return Err(Status::invalid_argument("volume_capability has no access_type")),
     };
     if let Some(flag) = mount.mount_flags.first() {
@@ -76,9 +87,16 @@ fn capability(capability: Option<&VolumeCapability>) -> Result<(Option<u32>, boo
     }
     let group = match mount.volume_mount_group.as_str() {
         "" => None,
-        group => Some(group.parse().map_err(|_| Status::invalid_argument(format!("fsGroup {group:?} is no number")))?),
+        group => Some(
+            group
+                .parse()
+                .map_err(|_| Status::invalid_argument(format!("fsGroup {group:?} is no number")))?,
+        ),
     };
-    let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, |mode| mode.mode());
+    let mode = capability
+        .access_mode
+        .as_ref()
+        .map_or(Mode::Unknown, |mode| mode.mode());
     let read_only = matches!(mode, Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly);
     Ok((group, read_only))
 }
@@ -88,8 +106,12 @@ fn look(attributes: &Attributes, group: Option<u32>) -> Look {
     Look {
         uid: attributes.uid.unwrap_or(0),
         gid: attributes.gid.or(group).unwrap_or(0),
-        file_mode: attributes.file_mode.unwrap_or(if shared { GROUP_FILE_MODE } else { FILE_MODE }),
-        dir_mode: attributes.dir_mode.unwrap_or(if shared { GROUP_DIR_MODE } else { DIR_MODE }),
+        file_mode: attributes
+            .file_mode
+            .unwrap_or(if shared { GROUP_FILE_MODE } else { FILE_MODE }),
+        dir_mode: attributes
+            .dir_mode
+            .unwrap_or(if shared { GROUP_DIR_MODE } else { DIR_MODE }),
     }
 }
 
@@ -97,7 +119,12 @@ fn attributes(context: &HashMap<String, String>) -> Result<Attributes, Status> {
     Attributes::parse(context).map_err(|error| Status::invalid_argument(chain(&error)))
 }
 
-fn mount(volume: &str, attributes: Attributes, group: Option<u32>, secrets: &HashMap<String, String>) -> Result<Mount, Status> {
+fn mount(
+    volume: &str,
+    attributes: Attributes,
+    group: Option<u32>,
+    secrets: &HashMap<String, String>,
+) -> Result<Mount, Status> {
     let access = Access::parse(secrets).map_err(|error| Status::invalid_argument(chain(&error)))?;
     Ok(Mount {
         volume: volume.to_owned(),
@@ -113,7 +140,12 @@ pub fn stage(request: &NodeStageVolumeRequest) -> Result<(String, PathBuf, Mount
     let volume = volume_id(&request.volume_id)?;
     let path = path("staging_target_path", &request.staging_target_path)?;
     let (group, _) = capability(request.volume_capability.as_ref())?;
-    let mount = mount(&volume, attributes(&request.volume_context)?, group, &request.secrets)?;
+    let mount = mount(
+        &volume,
+        attributes(&request.volume_context)?,
+        group,
+        &request.secrets,
+    )?;
     Ok((volume, path, mount))
 }
 
@@ -123,7 +155,9 @@ pub fn publish(request: &NodePublishVolumeRequest) -> Result<Publish, Status> {
     let target = path("target_path", &request.target_path)?;
     let (group, reader) = capability(request.volume_capability.as_ref())?;
     if request.staging_target_path.is_empty() {
-        return Err(Status::failed_precondition("the volume is not staged: staging_target_path is missing"));
+        return Err(Status::failed_precondition(
+            "the volume is not staged: staging_target_path is missing",
+        ));
     }
     Ok(Publish {
         volume,
@@ -197,7 +231,11 @@ mod tests {
         assert_eq!((look.gid, look.file_mode, look.dir_mode), (1000, 0o664, 0o2775));
         assert!(!wanted.read_only);
         assert_eq!(wanted.staging, Path::new("/stage"));
-        assert!(publish(&publishing("", Mode::MultiNodeReaderOnly)).unwrap().read_only);
+        assert!(
+            publish(&publishing("", Mode::MultiNodeReaderOnly))
+                .unwrap()
+                .read_only
+        );
     }
 
     #[test]
@@ -211,7 +249,10 @@ mod tests {
         let wanted = publish(&publishing("1000", Mode::MultiNodeMultiWriter)).unwrap();
         assert!(wanted.must_fit(look(1000)).is_ok());
         let refused = wanted.must_fit(look(2000)).unwrap_err();
-        assert!(refused.message().contains("fsGroup 1000") && refused.message().contains("group 2000"), "{refused}");
+        assert!(
+            refused.message().contains("fsGroup 1000") && refused.message().contains("group 2000"),
+            "{refused}"
+        );
         let any = publish(&publishing("", Mode::MultiNodeMultiWriter)).unwrap();
         assert!(any.must_fit(look(2000)).is_ok());
     }
@@ -227,7 +268,9 @@ mod tests {
         assert!(refused(&|request| request.target_path = "relative".into()).contains("relative"));
         assert!(refused(&|request| request.target_path = "/a/../b".into()).contains("target_path"));
         assert!(refused(&|request| request.volume_capability = None).contains("volume_capability"));
-        let flags = refused(&|request| request.volume_capability = Some(mounting("", &["noatime"], Mode::SingleNodeWriter)));
+        let flags = refused(&|request| {
+            request.volume_capability = Some(mounting("", &["noatime"], Mode::SingleNodeWriter))
+        });
         assert!(flags.contains("noatime"), "{flags}");
         let block = VolumeCapability {
             access_type: Some(AccessType::Block(BlockVolume {})),

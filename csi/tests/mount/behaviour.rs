@@ -36,7 +36,11 @@ fn writing_in_the_middle_at_the_end_and_beyond_it_works() {
     let mount = store.mounted("m");
     fs::write(mount.at("f"), pattern(10_000)).unwrap();
     let mut expected = pattern(10_000);
-    let file = OpenOptions::new().read(true).write(true).open(mount.at("f")).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(mount.at("f"))
+        .unwrap();
     file.write_all_at(b"middle", 5_000).unwrap();
     expected[5_000..5_006].copy_from_slice(b"middle");
     file.write_all_at(b"far", 20_000).unwrap();
@@ -62,7 +66,11 @@ fn appending_sees_what_another_mount_appended_before() {
     for turn in 0..6 {
         let mount = if turn % 2 == 0 { &here } else { &there };
         let line = format!("turn {turn}\n");
-        let mut log = OpenOptions::new().append(true).create(true).open(mount.at("log")).unwrap();
+        let mut log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(mount.at("log"))
+            .unwrap();
         log.write_all(line.as_bytes()).unwrap();
         expected.push_str(&line);
     }
@@ -93,7 +101,11 @@ fn fsync_makes_it_visible_while_the_file_is_open() {
     file.sync_all().unwrap();
     assert_eq!(fs::read(there.at("f")).unwrap(), b"first");
     file.write_all(b" second").unwrap();
-    assert_eq!(fs::read(here.at("f")).unwrap(), b"first second", "on one node it is visible at once");
+    assert_eq!(
+        fs::read(here.at("f")).unwrap(),
+        b"first second",
+        "on one node it is visible at once"
+    );
     drop(file);
     assert_eq!(fs::read(there.at("f")).unwrap(), b"first second");
 }
@@ -104,7 +116,10 @@ fn a_file_that_is_removed_or_replaced_stays_whole_for_who_has_it_open() {
     let mount = store.mounted("m");
     fs::write(mount.at("f"), b"old").unwrap();
     fs::write(mount.at("g"), b"other").unwrap();
-    let (mut f, mut g) = (File::open(mount.at("f")).unwrap(), File::open(mount.at("g")).unwrap());
+    let (mut f, mut g) = (
+        File::open(mount.at("f")).unwrap(),
+        File::open(mount.at("g")).unwrap(),
+    );
     fs::remove_file(mount.at("f")).unwrap();
     fs::write(mount.at("new"), b"new").unwrap();
     fs::rename(mount.at("new"), mount.at("g")).unwrap();
@@ -123,7 +138,13 @@ fn a_file_that_is_removed_or_replaced_stays_whole_for_who_has_it_open() {
 fn what_is_written_to_a_removed_file_is_nobody_elses() {
     let store = Store::new();
     let mount = store.mounted("m");
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mount.at("tmp")).unwrap();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(mount.at("tmp"))
+        .unwrap();
     fs::remove_file(mount.at("tmp")).unwrap();
     file.write_all(b"scratch").unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
@@ -140,7 +161,10 @@ fn only_one_of_two_nodes_makes_an_exclusive_file() {
     let (here, there) = (store.mounted("here"), store.mounted("there"));
     let create = |path| OpenOptions::new().write(true).create_new(true).open(path);
     create(here.at("lock")).unwrap();
-    assert_eq!(create(there.at("lock")).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        create(there.at("lock")).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
     fs::remove_file(there.at("lock")).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     create(here.at("lock")).unwrap();
@@ -152,15 +176,24 @@ fn folders_behave_as_folders() {
     let (here, there) = (store.mounted("here"), store.mounted("there"));
     fs::create_dir_all(here.at("a/b")).unwrap();
     assert!(there.at("a/b").is_dir());
-    assert_eq!(fs::create_dir(here.at("a")).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        fs::create_dir(here.at("a")).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
     fs::write(here.at("a/b/f"), b"x").unwrap();
-    assert_eq!(fs::remove_dir(here.at("a/b")).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+    assert_eq!(
+        fs::remove_dir(here.at("a/b")).unwrap_err().kind(),
+        ErrorKind::DirectoryNotEmpty
+    );
     fs::rename(here.at("a"), here.at("z")).unwrap();
     assert_eq!(fs::read(here.at("z/b/f")).unwrap(), b"x");
     assert!(!here.at("a").exists());
     fs::create_dir(here.at("full")).unwrap();
     fs::write(here.at("full/x"), b"").unwrap();
-    assert_eq!(fs::rename(here.at("z"), here.at("full")).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+    assert_eq!(
+        fs::rename(here.at("z"), here.at("full")).unwrap_err().kind(),
+        ErrorKind::DirectoryNotEmpty
+    );
     assert!(fs::rename(here.at("z"), here.at("z/b/inside")).is_err());
     fs::remove_file(here.at("z/b/f")).unwrap();
     fs::remove_dir(here.at("z/b")).unwrap();
@@ -173,8 +206,16 @@ fn a_folder_that_only_keys_make_stays_when_its_last_file_goes() {
     let store = Store::new();
     let mount = store.mounted("m");
     // As an S3 client does it: no object for the folder itself.
-    let storage = penstock_csi::fs::Storage::new(store.engine.clone(), "bucket", "volume", std::time::Duration::from_secs(5));
-    store.runtime.block_on(storage.put_empty("made/by/s3", true)).unwrap();
+    let storage = penstock_csi::fs::Storage::new(
+        store.engine.clone(),
+        "bucket",
+        "volume",
+        std::time::Duration::from_secs(5),
+    );
+    store
+        .runtime
+        .block_on(storage.put_empty("made/by/s3", true))
+        .unwrap();
     assert_eq!(names(&mount.at("made")), ["by"]);
     fs::rename(mount.at("made/by/s3"), mount.at("moved")).unwrap();
     assert!(mount.at("made/by").is_dir());
@@ -186,10 +227,18 @@ fn a_folder_that_only_keys_make_stays_when_its_last_file_goes() {
 fn a_folder_of_thousands_is_listed_whole() {
     let store = Store::new();
     let mount = store.mounted("m");
-    let storage = penstock_csi::fs::Storage::new(store.engine.clone(), "bucket", "volume", std::time::Duration::from_secs(5));
+    let storage = penstock_csi::fs::Storage::new(
+        store.engine.clone(),
+        "bucket",
+        "volume",
+        std::time::Duration::from_secs(5),
+    );
     store.runtime.block_on(async {
         for number in 0..2300 {
-            storage.put_empty(&format!("many/{number:05}"), true).await.unwrap();
+            storage
+                .put_empty(&format!("many/{number:05}"), true)
+                .await
+                .unwrap();
         }
     });
     let names = names(&mount.at("many"));
@@ -203,7 +252,11 @@ fn an_open_file_that_another_node_replaced_is_stale_and_never_mixed() {
     let (here, there) = (store.mounted("here"), store.mounted("there"));
     fs::write(here.at("f"), pattern(4 << 20)).unwrap();
     // Around the page cache, as a program that was not lucky enough to have everything read already.
-    let file = OpenOptions::new().read(true).custom_flags(0o40000).open(here.at("f")).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(0o40000)
+        .open(here.at("f"))
+        .unwrap();
     let mut first = vec![0; 4096];
     file.read_exact_at(&mut first, 0).unwrap();
     fs::write(there.at("f"), vec![9; 4 << 20]).unwrap();
@@ -219,7 +272,13 @@ fn what_an_object_cannot_be_is_refused_and_what_is_so_already_is_fine() {
     let os = |result: std::io::Result<()>| result.unwrap_err().raw_os_error();
     assert_eq!(os(std::os::unix::fs::symlink("f", mount.at("s"))), Some(1));
     assert_eq!(os(fs::hard_link(mount.at("f"), mount.at("h"))), Some(1));
-    assert_eq!(os(fs::set_permissions(mount.at("f"), PermissionsExt::from_mode(0o600))), Some(1));
+    assert_eq!(
+        os(fs::set_permissions(
+            mount.at("f"),
+            PermissionsExt::from_mode(0o600)
+        )),
+        Some(1)
+    );
     fs::set_permissions(mount.at("f"), PermissionsExt::from_mode(0o644)).unwrap();
     let long = "x".repeat(1025);
     let error = File::create(mount.at(&format!("{}/{long}", ""))).unwrap_err();

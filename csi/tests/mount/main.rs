@@ -29,7 +29,11 @@ impl Store {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The tests block in system calls that this runtime answers.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let engine = runtime.block_on(async {
             let engine = Local::open(&folder.path().join("data")).await.unwrap();
             engine.create_bucket("bucket").await.unwrap();
@@ -45,7 +49,8 @@ impl Store {
     fn mounted(&self, name: &str) -> Mounted {
         let path = self.folder.path().join(name);
         let metrics = Metrics::default();
-        let staging = Staging::prepare(&self.folder.path().join(format!("{name}-state")), metrics.clone()).unwrap();
+        let staging =
+            Staging::prepare(&self.folder.path().join(format!("{name}-state")), metrics.clone()).unwrap();
         let storage = Storage::new(self.engine.clone(), "bucket", "volume", Duration::from_secs(10));
         let look = Look {
             uid: 0,

@@ -29,7 +29,9 @@ impl Random {
     /// Few names, so that operations meet.
     fn path(&mut self) -> String {
         let depth = 1 + self.below(3);
-        let parts: Vec<_> = (0..depth).map(|_| ["a", "b", "c", "a-b"][self.below(4) as usize]).collect();
+        let parts: Vec<_> = (0..depth)
+            .map(|_| ["a", "b", "c", "a-b"][self.below(4) as usize])
+            .collect();
         parts.join("/")
     }
 }
@@ -54,15 +56,31 @@ impl Step {
     fn random(random: &mut Random) -> Self {
         let path = random.path();
         match random.below(20) {
-            0..=3 => Self::Write { path, size: random.below(200_000) },
-            4..=5 => Self::WriteAt { path, offset: random.below(100_000), size: 1 + random.below(50_000) },
-            6 => Self::Append { path, size: 1 + random.below(5_000) },
-            7 => Self::Truncate { path, size: random.below(100_000) },
+            0..=3 => Self::Write {
+                path,
+                size: random.below(200_000),
+            },
+            4..=5 => Self::WriteAt {
+                path,
+                offset: random.below(100_000),
+                size: 1 + random.below(50_000),
+            },
+            6 => Self::Append {
+                path,
+                size: 1 + random.below(5_000),
+            },
+            7 => Self::Truncate {
+                path,
+                size: random.below(100_000),
+            },
             8 => Self::CreateNew { path },
             9 => Self::Remove { path },
             10..=12 => Self::MakeFolder { path },
             13 => Self::RemoveFolder { path },
-            14..=16 => Self::Rename { from: path, to: random.path() },
+            14..=16 => Self::Rename {
+                from: path,
+                to: random.path(),
+            },
             17 => Self::RemoveWhileOpen { path },
             18 => Self::Read { path },
             _ => Self::List { path },
@@ -80,15 +98,25 @@ impl Step {
                 Ok(Vec::new())
             }
             Self::Append { path, size } => {
-                let mut file = OpenOptions::new().append(true).create(true).open(root.join(path))?;
+                let mut file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .open(root.join(path))?;
                 file.write_all(&bytes(*size))?;
                 Ok(Vec::new())
             }
             Self::Truncate { path, size } => {
-                OpenOptions::new().write(true).open(root.join(path))?.set_len(*size)?;
+                OpenOptions::new()
+                    .write(true)
+                    .open(root.join(path))?
+                    .set_len(*size)?;
                 Ok(Vec::new())
             }
-            Self::CreateNew { path } => OpenOptions::new().write(true).create_new(true).open(root.join(path)).map(|_| Vec::new()),
+            Self::CreateNew { path } => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(root.join(path))
+                .map(|_| Vec::new()),
             Self::Remove { path } => fs::remove_file(root.join(path)).map(|()| Vec::new()),
             Self::MakeFolder { path } => fs::create_dir(root.join(path)).map(|()| Vec::new()),
             Self::RemoveFolder { path } => fs::remove_dir(root.join(path)).map(|()| Vec::new()),
@@ -105,7 +133,11 @@ impl Step {
                 let mut names = Vec::new();
                 for entry in fs::read_dir(root.join(path))? {
                     let entry = entry?;
-                    names.push(format!("{}{}", entry.file_name().display(), if entry.file_type()?.is_dir() { "/" } else { "" }));
+                    names.push(format!(
+                        "{}{}",
+                        entry.file_name().display(),
+                        if entry.file_type()?.is_dir() { "/" } else { "" }
+                    ));
                 }
                 names.sort();
                 Ok(names.join("\n").into_bytes())
@@ -137,7 +169,9 @@ fn tree(root: &Path) -> Vec<(String, Option<Vec<u8>>)> {
 #[test]
 fn a_mounted_bucket_behaves_as_a_folder() {
     let soak = std::env::var_os("PENSTOCK_SOAK").is_some();
-    let seed = std::env::var("PENSTOCK_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("PENSTOCK_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ (rand_time() << 16));
     println!("PENSTOCK_SEED={seed}");
     let mut random = Random(seed);
@@ -150,8 +184,12 @@ fn a_mounted_bucket_behaves_as_a_folder() {
             let step = Step::random(&mut random);
             let fill = random.below(255) as u8;
             done.push(step.clone());
-            let expected = step.run(ordinary.path(), fill).map_err(|error| error.raw_os_error());
-            let got = step.run(mounted.path(), fill).map_err(|error| error.raw_os_error());
+            let expected = step
+                .run(ordinary.path(), fill)
+                .map_err(|error| error.raw_os_error());
+            let got = step
+                .run(mounted.path(), fill)
+                .map_err(|error| error.raw_os_error());
             let last: Vec<_> = done.iter().rev().take(12).collect();
             let shown = |outcome: &Result<Vec<u8>, Option<i32>>| match outcome {
                 Ok(bytes) => format!("{} bytes", bytes.len()),
@@ -164,11 +202,17 @@ fn a_mounted_bucket_behaves_as_a_folder() {
                 shown(&got)
             );
         }
-        assert!(tree(ordinary.path()) == tree(mounted.path()), "seed {seed}: the trees differ after round {round}");
+        assert!(
+            tree(ordinary.path()) == tree(mounted.path()),
+            "seed {seed}: the trees differ after round {round}"
+        );
         // What a new node sees is the same.
         drop(mounted);
         mounted = store.mounted(&format!("{}", round + 1));
-        assert!(tree(ordinary.path()) == tree(mounted.path()), "seed {seed}: another mount differs after round {round}");
+        assert!(
+            tree(ordinary.path()) == tree(mounted.path()),
+            "seed {seed}: another mount differs after round {round}"
+        );
     }
 }
 
@@ -183,7 +227,10 @@ fn rand_time() -> u64 {
 #[test]
 fn the_comparison_can_fail() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let step = Step::Write { path: "a".into(), size: 5 };
+    let step = Step::Write {
+        path: "a".into(),
+        size: 5,
+    };
     step.run(one.path(), 1).unwrap();
     step.run(two.path(), 2).unwrap();
     assert!(tree(one.path()) != tree(two.path()));

@@ -139,7 +139,8 @@ async fn files<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-#[tokio::test]
+// Threads of their own for the connections, which would hold the driver up at its end if they slept with this test.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_written_in_a_pod_is_an_object_and_goes_with_its_volume() {
     let mut driver = Driver::start();
     let mut caller = Caller::of(&driver).await;
