@@ -168,7 +168,7 @@ impl Agent {
                 self.drop_mount(&path).await;
                 Reply::Done
             }
-            Call::Serve { path, mount } => match self.serve(path, mount, descriptor).await {
+            Call::Serve { path, mount } => match self.serve(path, *mount, descriptor).await {
                 Ok(()) => Reply::Done,
                 Err(refusal) => Reply::Refused(refusal),
             },

@@ -52,7 +52,7 @@ pub enum Call {
         /// Mount point.
         path: PathBuf,
         /// What to serve.
-        mount: Mount,
+        mount: Box<Mount>,
     },
     /// End what is served there; fine when nothing is.
     Drop {

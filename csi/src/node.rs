@@ -157,7 +157,7 @@ impl Node {
     async fn alive(&self, path: &Path) -> Result<Option<crate::fs::Look>, Status> {
         let mounted = mount_table::at(path)
             .map_err(|error| Status::internal(format!("the mount table cannot be read: {error}")))?;
-        if !mounted.is_some_and(|mounted| mounted.fs_type == mount_table::FS_TYPE) {
+        if mounted.is_none_or(|mounted| mounted.fs_type != mount_table::FS_TYPE) {
             return Ok(None);
         }
         match self
@@ -188,7 +188,7 @@ impl Node {
             .map_err(|error| mount_status(&error))?;
         let call = Call::Serve {
             path: path.to_owned(),
-            mount,
+            mount: Box::new(mount),
         };
         let outcome = match self.agent.call(call, Some(device)).await {
             Err(error) => Err(call_status(&error)),

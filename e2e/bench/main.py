@@ -44,7 +44,7 @@ def main():
     if not rows:
         sys.exit(f"no row matches {options.row!r}; the rows are: {', '.join(name for name, _ in ROWS)}")
     print("==> release binaries", flush=True)
-    subprocess.run(["cargo", "build", "--release", "--workspace", "--bins"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi"], cwd=ROOT, check=True)
     peers.install_rclone()
     if any(row in mount.ROWS for row in rows):
         peers.install_mountpoint()

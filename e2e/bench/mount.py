@@ -56,8 +56,10 @@ def mounted(command, folder, log, **options):
 def mounts():
     """Name to Mount, each of a bucket of its own on one storage node."""
     with peers.folder() as path, peers.penstock(path) as server, contextlib.ExitStack() as stack:
-        keys = {"AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET}
-        environment = {**os.environ, **keys, "RUST_LOG": "warn", "RCLONE_CONFIG": "/dev/null"}
+        # Settings of whoever runs this, as AWS_PROFILE or AWS_CA_BUNDLE, are not for these servers.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+            "AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET, "RUST_LOG": "warn",
+            "RCLONE_CONFIG": "/dev/null"}
 
         def mount(bucket, command):
             server.s3.create_bucket(Bucket=bucket)

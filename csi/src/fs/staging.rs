@@ -230,7 +230,7 @@ mod tests {
         let staged = staging.create().unwrap();
         staged.write(4, Bytes::from_static(b"tail")).await.unwrap();
         staged.write(0, Bytes::from_static(b"head")).await.unwrap();
-        assert_eq!(staged.read(2, 100).await.unwrap(), "adta");
+        assert_eq!(staged.read(2, 100).await.unwrap(), "adtail");
         assert_eq!(staged.read(100, 5).await.unwrap(), "");
         staged.truncate(6).await.unwrap();
         assert_eq!(metrics.staged_total(), 6);

@@ -1,4 +1,5 @@
 //! A bucket mounted for real: the kernel's FUSE client, our session and file system, the local engine. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod behaviour;
 mod model;

@@ -200,7 +200,7 @@ impl Driver {
             .args(arguments)
             .env("PENSTOCK_ROOT_ACCESS_KEY", ACCESS_KEY)
             .env("PENSTOCK_ROOT_SECRET_KEY", SECRET_KEY)
-            .env("RUST_LOG", "debug,hyper=info,h2=info,s3s=off")
+            .env("RUST_LOG", "info,s3s=off")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

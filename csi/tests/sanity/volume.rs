@@ -177,7 +177,7 @@ async fn a_file_written_in_a_pod_is_an_object_and_goes_with_its_volume() {
         caller.unpublish(&volume, target).await;
     }
     caller.unstage(&volume).await;
-    assert_eq!(driver.mounts(), [PathBuf::new(); 0]);
+    assert_eq!(driver.mounts(), Vec::<PathBuf>::new());
     caller.delete(&volume).await;
     let left = driver.stored().await;
     assert_eq!(
