@@ -17,7 +17,7 @@ mod storage;
 use crate::{
     access::Access,
     attributes::Attributes,
-    grpc::{self, ServeError, Socket},
+    grpc::{self, Calls, ServeError, Socket},
     guard::InFlight,
     identity::Identity,
     proto::csi::{
@@ -68,13 +68,14 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ControllerError> {
     let socket = Socket::bind(&grpc::socket_path(&args.csi_endpoint)?).map_err(ServeError::from)?;
-    let admin = Admin::default();
+    let mut admin = Admin::default();
+    let calls = Calls::register(&mut admin.metrics);
     let identity = Identity::new(admin.readiness.clone());
     admin.serve(service, shutdown.clone()).await?;
     let connect = |access: &Access| Ok(Arc::new(access.engine()?) as Arc<dyn Engine>);
     let routes = Routes::new(IdentityServer::new(identity))
         .add_service(ControllerServer::new(Controller::new(connect)));
-    Ok(grpc::serve_on(socket, routes, shutdown, |stream| stream).await?)
+    Ok(grpc::serve_on(socket, routes, calls, shutdown, |stream| stream).await?)
 }
 
 type Connect = dyn Fn(&Access) -> Result<Arc<dyn Engine>, penstock_rdma::Error> + Send + Sync;

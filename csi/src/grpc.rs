@@ -8,6 +8,7 @@ pub mod code;
 mod log;
 mod socket;
 
+pub use log::Calls;
 pub use socket::{BindError, Socket};
 
 use axum::middleware;
@@ -58,8 +59,13 @@ pub fn socket_path(endpoint: &str) -> Result<PathBuf, ServeError> {
 ///
 /// # Errors
 /// When the socket cannot be bound or serving ends by itself.
-pub async fn serve(path: &Path, routes: Routes, shutdown: CancellationToken) -> Result<(), ServeError> {
-    serve_on(Socket::bind(path)?, routes, shutdown, |stream| stream).await
+pub async fn serve(
+    path: &Path,
+    routes: Routes,
+    calls: Calls,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    serve_on(Socket::bind(path)?, routes, calls, shutdown, |stream| stream).await
 }
 
 /// Serves `routes` on a bound socket, each connection seen through `adapt`.
@@ -69,6 +75,7 @@ pub async fn serve(path: &Path, routes: Routes, shutdown: CancellationToken) -> 
 pub async fn serve_on<S>(
     socket: Socket,
     routes: Routes,
+    calls: Calls,
     shutdown: CancellationToken,
     adapt: impl Fn(UnixStream) -> S,
 ) -> Result<(), ServeError>
@@ -78,7 +85,9 @@ where
     let Socket { listener, file } = socket;
     tracing::info!(path = %file.path().display(), "serving gRPC");
     let connections = UnixListenerStream::new(listener).map(|stream| io::Result::Ok(adapt(stream?)));
-    let router = routes.into_axum_router().layer(middleware::from_fn(log::outcome));
+    let router = routes
+        .into_axum_router()
+        .layer(middleware::from_fn_with_state(calls, log::outcome));
     let served = Server::builder()
         .add_routes(router.into())
         .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
@@ -134,7 +143,9 @@ pub(crate) mod tests {
         let server = tokio::spawn({
             let routes = Routes::new(IdentityServer::new(Identity::new(health)));
             let socket = Socket::bind(&path).unwrap();
-            serve_on(socket, routes, shutdown.clone(), |stream| stream)
+            serve_on(socket, routes, Calls::default(), shutdown.clone(), |stream| {
+                stream
+            })
         });
         let mut client = IdentityClient::new(connect(path.clone()).await.unwrap());
         let call = tokio::spawn(async move { client.probe(ProbeRequest {}).await });

@@ -102,7 +102,8 @@ pub async fn run(
         socket: args.agent_socket,
         uid: args.agent_uid,
     };
-    let admin = penstock_service::Admin::default();
+    let mut admin = penstock_service::Admin::default();
+    let calls = grpc::Calls::register(&mut admin.metrics);
     let asked = agent.clone();
     admin.readiness.probe("agent", move || {
         let agent = asked.clone();
@@ -123,7 +124,7 @@ pub async fn run(
     };
     let router = tonic::service::Routes::new(IdentityServer::new(Identity::new(health)))
         .add_service(NodeServer::new(node));
-    let csi = grpc::serve(&socket, router, shutdown.clone());
+    let csi = grpc::serve(&socket, router, calls.clone(), shutdown.clone());
     if args.no_registration {
         registered.pass();
         csi.await?;
@@ -133,7 +134,7 @@ pub async fn run(
         .kubelet_dir
         .join("plugins_registry")
         .join(format!("{DRIVER}-reg.sock"));
-    let registration = registration::serve(registry, socket.clone(), registered, shutdown.clone());
+    let registration = registration::serve(registry, socket.clone(), registered, calls, shutdown.clone());
     tokio::try_join!(csi, registration)?;
     Ok(())
 }

@@ -18,7 +18,7 @@ mod headers;
 mod hpack;
 
 use crate::{
-    grpc::{self, ServeError, Socket},
+    grpc::{self, Calls, ServeError, Socket},
     identity::DRIVER,
     proto::registration::{
         InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse, registration_server,
@@ -44,12 +44,13 @@ pub async fn serve(
     registry_socket: PathBuf,
     csi_socket: PathBuf,
     flag: Flag,
+    calls: Calls,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let registration = Registration { csi_socket, flag };
     let socket = Socket::bind(&registry_socket)?;
     let routes = Routes::new(RegistrationServer::new(registration));
-    grpc::serve_on(socket, routes, shutdown, ValidAuthority::new).await
+    grpc::serve_on(socket, routes, calls, shutdown, ValidAuthority::new).await
 }
 
 struct Registration {

@@ -107,9 +107,15 @@ async fn lifecycle() -> Result<()> {
             .succeeds()
             .await?;
         let node_pod = ns.api::<Pod>().get("survivor-0").await?.metadata.uid;
+        let worker = ns
+            .pod("worker")
+            .mounting("data")
+            .runs("while [ ! -e /data/upgraded ]; do date > /data/alive; sleep 0.2; done; echo still mounted; sleep 600")
+            .started()
+            .await?;
 
         // An upgrade brings the CRD with it, even (with --force-conflicts) over one that somebody damaged, and restarts no
-        // storage node.
+        // storage node. Nor does it end a mount, though the node pods change.
         command::kubectl(&[
             "patch",
             "crd",
@@ -119,7 +125,7 @@ async fn lifecycle() -> Result<()> {
             r#"[{"op":"remove","path":"/spec/versions/0/additionalPrinterColumns"}]"#,
         ])
         .await?;
-        chart::install(&["--set", "operator.logLevel=debug"]).await?;
+        chart::install(&["--set", "operator.logLevel=debug", "--set", "csi.logLevel=debug"]).await?;
         let crd = command::kubectl(&[
             "get",
             "crd",
@@ -134,6 +140,13 @@ async fn lifecycle() -> Result<()> {
         storage::ready(&ns, "survivor").await?;
         let now = ns.api::<Pod>().get("survivor-0").await?.metadata.uid;
         ensure!(node_pod == now, "upgrading the operator restarted a storage node");
+        ns.pod("signal").mounting("data").runs("echo > /data/upgraded").succeeds().await?;
+        eventually("the volume that was mounted before the upgrade still is", async || {
+            let log = worker.log().await?;
+            Ok(if log.contains("still mounted") { Wait::Done(()) } else { Wait::NotYet(log) })
+        })
+        .await?;
+        worker.deleted().await?;
 
         // Uninstalling leaves the CRDs, the StorageCluster, its node and its data.
         command::helm(&["uninstall", chart::RELEASE, "-n", chart::NAMESPACE, "--wait"]).await?;
@@ -211,7 +224,10 @@ async fn server_accepts(manifests: &str) -> Result<()> {
         "-",
     ];
     // A dry run makes no ServiceAccounts, and a pod is refused without its own.
-    let manifests = manifests.replace("serviceAccountName: penstock-check", "serviceAccountName: default");
+    let manifests = manifests.replace(
+        "serviceAccountName: penstock-check",
+        "serviceAccountName: default",
+    );
     command::run_with_input("kubectl", &args, &manifests)
         .await
         .map(drop)

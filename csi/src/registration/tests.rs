@@ -1,7 +1,10 @@
 //! The registration service, as kubelet calls it.
 
 use super::*;
-use crate::{grpc::tests::connect, proto::registration::registration_client::RegistrationClient};
+use crate::{
+    grpc::{Calls, tests::connect},
+    proto::registration::registration_client::RegistrationClient,
+};
 use penstock_service::Health;
 use std::time::Duration;
 use tokio::{
@@ -43,7 +46,13 @@ async fn served() -> Served {
     let flag = health.flag("registration");
     let shutdown = CancellationToken::new();
     let csi = PathBuf::from("/var/lib/kubelet/plugins/csi.penstock.io/csi.sock");
-    let server = tokio::spawn(serve(registry.clone(), csi, flag, shutdown.clone()));
+    let server = tokio::spawn(serve(
+        registry.clone(),
+        csi,
+        flag,
+        Calls::default(),
+        shutdown.clone(),
+    ));
     while !registry.exists() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -135,7 +144,13 @@ async fn without_another_authority_they_would_be_refused() {
     let routes = Routes::new(RegistrationServer::new(registration));
     let shutdown = CancellationToken::new();
     let socket = Socket::bind(&path).unwrap();
-    let server = tokio::spawn(grpc::serve_on(socket, routes, shutdown, |stream| stream));
+    let server = tokio::spawn(grpc::serve_on(
+        socket,
+        routes,
+        Calls::default(),
+        shutdown,
+        |stream| stream,
+    ));
     let frames = replay(&path).await;
     let refused = frames
         .iter()
