@@ -63,3 +63,13 @@ pub async fn nodes(client: &Client) -> Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+/// Whether a pod's condition `Ready` is true.
+#[must_use]
+pub fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -3,9 +3,13 @@
 //! The tests of this file change the one installation that all suites share, so they are steps of one test.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use penstock_e2e::{
-    Context, Result, Wait, chart, client, command, ensure, eventually, in_namespace, object, storage,
+    Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, object,
+    storage,
 };
 use serde_json::Value;
 
@@ -147,6 +151,7 @@ async fn lifecycle() -> Result<()> {
         })
         .await?;
         worker.deleted().await?;
+        node_pods_can_be_replaced(&ns).await?;
 
         // Uninstalling leaves the CRDs, the StorageCluster, its node and its data.
         command::helm(&["uninstall", chart::RELEASE, "-n", chart::NAMESPACE, "--wait"]).await?;
@@ -187,6 +192,59 @@ async fn lifecycle() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Replacing a node pod ends the mounts it served, but loses nothing that was written, and the next pod finds a living mount.
+async fn node_pods_can_be_replaced(ns: &Namespace) -> Result<()> {
+    let nodes = penstock_e2e::nodes(&client().await?).await?;
+    let node = nodes.first().context("the cluster has no node")?;
+    let left = ns
+        .pod("left")
+        .on(node)
+        .mounting("data")
+        .runs("exec 3> /data/open; echo kept >&3; echo written; sleep 600")
+        .started()
+        .await?;
+    eventually("the pod has written into an open file", async || {
+        let log = left.log().await?;
+        Ok(if log.contains("written") {
+            Wait::Done(())
+        } else {
+            Wait::NotYet(log)
+        })
+    })
+    .await?;
+    let pods = Api::<Pod>::namespaced(client().await?, chart::NAMESPACE);
+    let on_node = ListParams::default()
+        .labels("app.kubernetes.io/component=node")
+        .fields(&format!("spec.nodeName={node}"));
+    let before: Vec<_> = pods
+        .list(&on_node)
+        .await?
+        .into_iter()
+        .filter_map(|pod| pod.metadata.uid)
+        .collect();
+    pods.delete_collection(&DeleteParams::default(), &on_node).await?;
+    eventually("the node pod is replaced and ready", async || {
+        let now = pods.list(&on_node).await?.items;
+        let is_new = |pod: &Pod| pod.metadata.uid.as_ref().is_some_and(|uid| !before.contains(uid));
+        let ready = now.len() == 1 && now.iter().all(|pod| is_new(pod) && penstock_e2e::is_ready(pod));
+        Ok(if ready {
+            Wait::Done(())
+        } else {
+            Wait::NotYet(format!("{} node pods there", now.len()))
+        })
+    })
+    .await?;
+    let read = ns
+        .pod("next")
+        .on(node)
+        .mounting("data")
+        .runs("cat /data/open; echo again > /data/again; cat /data/again")
+        .succeeds()
+        .await?;
+    ensure!(read == "kept\nagain\n", "{read}");
+    left.deleted().await
 }
 
 #[tokio::test]
