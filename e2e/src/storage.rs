@@ -164,13 +164,7 @@ pub async fn replaced(ns: &Namespace, name: &str, uid: &str) -> Result<()> {
         let Some(found) = pods.get_opt(&pod).await? else {
             return Ok(Wait::NotYet("no pod".into()));
         };
-        let ready = found
-            .status
-            .and_then(|status| status.conditions)
-            .is_some_and(|all| {
-                all.iter()
-                    .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-            });
+        let ready = crate::is_ready(&found);
         Ok(if ready && found.metadata.uid.as_deref() != Some(uid) {
             Wait::Done(())
         } else {

@@ -281,11 +281,13 @@ async fn server_accepts(manifests: &str) -> Result<()> {
         "-f",
         "-",
     ];
-    // A dry run makes no ServiceAccounts, and a pod is refused without its own.
-    let manifests = manifests.replace(
-        "serviceAccountName: penstock-check",
-        "serviceAccountName: default",
-    );
+    // A dry run makes no ServiceAccounts, and a pod is refused without its own; and the pod of the last `helm test` may be there.
+    let manifests = manifests
+        .replace(
+            "serviceAccountName: penstock-check",
+            "serviceAccountName: default",
+        )
+        .replace("name: penstock-check", "name: penstock-check-dry-run");
     command::run_with_input("kubectl", &args, &manifests)
         .await
         .map(drop)

@@ -24,3 +24,6 @@ pub use types::{
     Bucket, Condition, Listing, ListingQuery, Moved, ObjectHead, ObjectHeaders, Part, PartId, Range, Upload,
     Via, Written,
 };
+
+/// Where the storage node says the code of an error whose answer has no body.
+pub const ERROR_CODE: http::HeaderName = http::HeaderName::from_static("x-penstock-error-code");

@@ -126,7 +126,8 @@ impl Client {
     /// An object's facts.
     ///
     /// # Errors
-    /// `NotFound` (no such object or bucket: HEAD cannot say which) and transport failures.
+    /// `NoSuchKey` and `NoSuchBucket` of a storage node of ours, `NotFound` of others (a bare HEAD cannot say which), and
+    /// transport failures.
     pub async fn head(&self, bucket: &str, key: &str) -> Result<ObjectHead> {
         let request = Request::new(Method::HEAD, bucket, Some(key)).header(CHECKSUM_MODE, "ENABLED")?;
         let (response, _) = self.fetch(&request).await?;

@@ -6,7 +6,7 @@ use super::{
     request::{Repeat, Request},
     sign::sign_headers,
 };
-use crate::{Error, Result, xml};
+use crate::{ERROR_CODE, Error, Result, xml};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
@@ -109,11 +109,13 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let said = response.headers().get(ERROR_CODE).and_then(|code| code.to_str().ok());
+        let code = said.map_or_else(|| code_of(status), str::to_owned);
         let body = self.collect(response.into_body()).await.unwrap_or_default();
         let (code, message) = match xml::error(&body) {
             Some(said) => said,
             None => (
-                code_of(status),
+                code,
                 status.canonical_reason().unwrap_or("").to_owned(),
             ),
         };

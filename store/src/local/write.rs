@@ -11,13 +11,21 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use futures::StreamExt;
 use md5::{Digest, Md5};
-use std::{io::Write, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::Arc,
+    thread,
+};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// Bytes that are gathered before they are handed to the disk. A body no longer than this is written in one go.
 const BATCH: usize = 512 << 10;
 /// Batches that may wait for the disk; with those being gathered and written this bounds the memory of one write.
 const WAITING: usize = 2;
+
+/// Bytes after which what was written so far begins to go to disk, so that at the end little is left to wait for.
+const FLUSH: u64 = 32 << 20;
 
 /// A body on disk, not yet referred to.
 pub(super) struct Stored {
@@ -58,37 +66,50 @@ pub(super) async fn store(
     let data = Arc::clone(data);
     if ended {
         let written = spawn_blocking(move || {
-            let mut writer = Writer::new(data);
+            let (mut writer, mut sums) = (Writer::new(data), Sums::new());
             writer.write(&first)?;
-            writer.finish()
+            sums.update(&first);
+            Ok(sums.of(writer.finish()?))
         });
         return disk(written.await, &name);
     }
-    let (batches, mut waiting) = mpsc::channel::<Option<Vec<Bytes>>>(WAITING);
-    let mut written = spawn_blocking(move || {
+    // MD5 takes longer than the disk does, so the two are done beside each other.
+    let (to_disk, mut for_disk) = mpsc::channel::<Option<Vec<Bytes>>>(WAITING);
+    let (to_sums, mut for_sums) = mpsc::channel::<Vec<Bytes>>(WAITING);
+    let summed = spawn_blocking(move || {
+        let mut sums = Sums::new();
+        while let Some(batch) = for_sums.blocking_recv() {
+            sums.update(&batch);
+        }
+        sums
+    });
+    let written = spawn_blocking(move || {
         let mut writer = Writer::new(data);
-        writer.write(&first)?;
-        while let Some(batch) = waiting.blocking_recv() {
+        while let Some(batch) = for_disk.blocking_recv() {
             match batch {
                 Some(batch) => writer.write(&batch)?,
                 None => return writer.finish(),
             }
         }
         // The sender went away without the end mark: the write was cut.
-        Err(std::io::ErrorKind::Interrupted.into())
+        Err(io::ErrorKind::Interrupted.into())
     });
+    let (mut batch, mut ended) = (first, false);
     loop {
-        let (batch, ended) = gathered.batch().await?;
+        let _never_closed_before = to_sums.send(batch.clone()).await;
         // A closed channel means that the disk failed; the writer says why.
-        if batches.send(Some(batch)).await.is_err() {
+        if to_disk.send(Some(batch)).await.is_err() {
             break;
         }
         if ended {
-            let _writer_failed = batches.send(None).await;
+            let _writer_failed = to_disk.send(None).await;
             break;
         }
+        (batch, ended) = gathered.batch().await?;
     }
-    disk((&mut written).await, &name)
+    drop(to_sums);
+    let sums = summed.await.map_err(internal("computed checksums"))?;
+    disk(written.await.map(|file| file.map(|file| sums.of(file))), &name)
 }
 
 fn check_space(data: &Data, object: &ObjectRef, size: u64) -> Result<()> {
@@ -100,7 +121,7 @@ fn check_space(data: &Data, object: &ObjectRef, size: u64) -> Result<()> {
 }
 
 fn disk(
-    written: std::result::Result<std::io::Result<Stored>, tokio::task::JoinError>,
+    written: std::result::Result<io::Result<Stored>, tokio::task::JoinError>,
     object: &str,
 ) -> Result<Stored> {
     match written {
@@ -150,19 +171,52 @@ impl Gathered<'_> {
 }
 
 /// Whoever gives a body may end it with an engine error of its own, as [`Error::BadDigest`].
-fn body_error(error: std::io::Error) -> Error {
+fn body_error(error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) => Error::Body(error),
     }
 }
 
-struct Writer {
-    data: Arc<Data>,
-    file: Option<NewFile>,
+/// What is known of a body once all of it was seen.
+struct Sums {
     size: u64,
     md5: Md5,
     crc: Crc,
+}
+
+impl Sums {
+    fn new() -> Self {
+        Self {
+            size: 0,
+            md5: Md5::new(),
+            crc: Crc::new(CrcAlgorithm::Crc64Nvme),
+        }
+    }
+
+    fn update(&mut self, batch: &[Bytes]) {
+        for piece in batch {
+            self.md5.update(piece);
+            self.crc.update(piece);
+            self.size += piece.len() as u64;
+        }
+    }
+
+    fn of(self, file: Option<NewFile>) -> Stored {
+        Stored {
+            file,
+            size: self.size,
+            md5: self.md5.finalize().into(),
+            crc64: self.crc.finalize(),
+        }
+    }
+}
+
+struct Writer {
+    data: Arc<Data>,
+    file: Option<NewFile>,
+    unflushed: u64,
+    flushing: Option<thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Writer {
@@ -170,35 +224,51 @@ impl Writer {
         Self {
             data,
             file: None,
-            size: 0,
-            md5: Md5::new(),
-            crc: Crc::new(CrcAlgorithm::Crc64Nvme),
+            unflushed: 0,
+            flushing: None,
         }
     }
 
-    fn write(&mut self, batch: &[Bytes]) -> std::io::Result<()> {
+    fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
         for piece in batch.iter().filter(|piece| !piece.is_empty()) {
             let file = match &mut self.file {
                 Some(file) => file,
                 None => self.file.insert(self.data.create()?),
             };
             file.file.write_all(piece)?;
-            self.md5.update(piece);
-            self.crc.update(piece);
-            self.size += piece.len() as u64;
+            self.unflushed += piece.len() as u64;
+        }
+        if self.unflushed >= FLUSH && self.flushing.as_ref().is_none_or(thread::JoinHandle::is_finished) {
+            self.flushed()?;
+            self.unflushed = 0;
+            if let Some(file) = &self.file {
+                self.flushing = Some(flush_beside(file.file.try_clone()?)?);
+            }
         }
         Ok(())
     }
 
-    fn finish(mut self) -> std::io::Result<Stored> {
+    /// Waits for the flush under way. The kernel reports a failed write-back once per file, so its outcome must not get lost.
+    fn flushed(&mut self) -> io::Result<()> {
+        match self.flushing.take().map(thread::JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(io::Error::other("the thread that flushes panicked")),
+        }
+    }
+
+    /// The file with all its bytes on disk; `None` when there were none.
+    fn finish(mut self) -> io::Result<Option<NewFile>> {
+        self.flushed()?;
         if let Some(file) = &mut self.file {
             file.finish()?;
         }
-        Ok(Stored {
-            file: self.file,
-            size: self.size,
-            md5: self.md5.finalize().into(),
-            crc64: self.crc.finalize(),
-        })
+        Ok(self.file)
     }
+}
+
+fn flush_beside(file: File) -> io::Result<thread::JoinHandle<io::Result<()>>> {
+    thread::Builder::new()
+        .name("flush".to_owned())
+        .spawn(move || file.sync_data())
 }

@@ -218,6 +218,15 @@ fn read_error(error: Error, asked: &Precondition) -> S3Error {
     answer
 }
 
+/// An answer to HEAD has no body, so its code is in a header: else our client had to ask whether it is the bucket that is missing.
+fn head_error(error: Error) -> S3Error {
+    let mut answer = error::answer(error);
+    if let Ok(code) = answer.code().as_str().parse() {
+        answer.set_headers(HeaderMap::from_iter([(penstock_rdma::ERROR_CODE, code)]));
+    }
+    answer
+}
+
 pub(super) async fn head_object(
     front: &Front,
     request: S3Request<HeadObjectInput>,
@@ -235,7 +244,7 @@ pub(super) async fn head_object(
     ])?;
     let object = convert::object(&input.bucket, &input.key);
     let precondition = convert::precondition(input.if_match, input.if_none_match);
-    let info = front.engine.head(&object).await.map_err(error::answer)?;
+    let info = front.engine.head(&object).await.map_err(head_error)?;
     check_tags(&object, &info, &precondition)
         .and_then(|()| {
             convert::check_dates(

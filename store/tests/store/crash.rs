@@ -208,7 +208,7 @@ async fn check(client: &Client, fates: &mut [BTreeMap<String, Fate>], folder: &s
 async fn read(client: &Client, key: &str) -> Option<Vec<u8>> {
     let head = match client.head("bucket", key).await {
         Ok(head) => head,
-        Err(error) if error.code() == Some("NotFound") => return None,
+        Err(error) if matches!(error.code(), Some("NotFound" | "NoSuchKey")) => return None,
         Err(error) => panic!("{key}: {error}"),
     };
     let mut buffer = vec![0; usize::try_from(head.size).unwrap()];
