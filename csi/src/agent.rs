@@ -1,7 +1,7 @@
 //! The role `agent`: serves the FUSE sessions that `node` hands over. It has no privileges and no access to the API server.
 
 use crate::{
-    fs::{Failure, FolderError, Look, Staging, Storage, Volume},
+    fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
@@ -24,8 +24,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How long an unmounted session may take to end.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
-/// How long open files may take to be uploaded when the agent ends.
-const DRAIN: Duration = Duration::from_secs(45);
 /// How long `node` may take to prepare the state folder.
 const PREPARATION: Duration = Duration::from_secs(60);
 
@@ -208,6 +206,7 @@ impl Agent {
         };
         let replaced = self.served().insert(path, served);
         if let Some(replaced) = replaced {
+            replaced.volume.drain(DRAIN).await;
             replaced.session.stop();
         }
         self.count();
@@ -229,9 +228,10 @@ impl Agent {
             .is_err()
         {
             tracing::warn!(path = %path.display(), "the kernel still holds the unmounted volume; its descriptor is closed");
-            served.volume.drain().await;
-            served.session.stop();
         }
+        // Of a volume that ended too: its last requests, those that release files among them, need not have come.
+        served.volume.drain(DRAIN).await;
+        served.session.stop();
         self.count();
         tracing::info!(path = %path.display(), "ended");
     }
@@ -242,10 +242,7 @@ impl Agent {
             .values()
             .map(|served| Arc::clone(&served.volume))
             .collect();
-        let all = futures::future::join_all(volumes.iter().map(|volume| volume.drain()));
-        if tokio::time::timeout(DRAIN, all).await.is_err() {
-            tracing::error!("open files could not be uploaded within {} s", DRAIN.as_secs());
-        }
+        futures::future::join_all(volumes.iter().map(|volume| volume.drain(DRAIN))).await;
     }
 }
 

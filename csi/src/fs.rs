@@ -11,6 +11,7 @@
 //! Names and attributes may be up to [`VALID`] old in between. `docs/filesystem.md` is the user's side of this.
 
 mod change;
+mod claims;
 mod content;
 mod failure;
 mod listing;
@@ -30,7 +31,9 @@ use crate::{
     },
     metrics::Metrics,
 };
+use claims::{Claim, Claims};
 use content::{Content, Place, Source};
+use futures::{StreamExt, stream};
 use listing::Listing;
 use nodes::{Kind, Node, Nodes};
 use reader::Reader;
@@ -51,6 +54,10 @@ const VALID: Duration = Duration::from_secs(1);
 const BLOCK: u32 = 1 << 20;
 /// An object store has no size; programs that look for free space find 1 PiB.
 const CAPACITY: u64 = 1 << 50;
+/// How long open files may take to be uploaded when their file system ends.
+pub const DRAIN: Duration = Duration::from_secs(45);
+/// How many of them are uploaded at the same time.
+const DRAINED_AT_ONCE: usize = 8;
 
 type Reply = Result<Answer, Errno>;
 
@@ -74,6 +81,7 @@ pub struct Volume {
     look: Look,
     metrics: Metrics,
     nodes: Nodes,
+    claims: Claims,
     files: Mutex<HashMap<u64, Arc<FileHandle>>>,
     folders: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<Listing>>>>,
     next_handle: AtomicU64,
@@ -85,6 +93,7 @@ struct FileHandle {
     node: Arc<Node>,
     content: Arc<Content>,
     append: bool,
+    writable: bool,
     reader: Reader,
 }
 
@@ -106,6 +115,7 @@ impl Volume {
             look,
             metrics,
             nodes: Nodes::new(),
+            claims: Claims::default(),
             files: Mutex::default(),
             folders: Mutex::default(),
             next_handle: AtomicU64::new(1),
@@ -114,13 +124,39 @@ impl Volume {
         }
     }
 
-    /// Uploads whatever open files hold that no object holds. What cannot be uploaded is put aside.
-    pub async fn drain(&self) {
+    /// Uploads whatever open files hold that no object holds. What cannot be uploaded within the limit is put aside.
+    pub async fn drain(&self, limit: Duration) {
         let handles: Vec<_> = locked(&self.files).values().cloned().collect();
-        for handle in handles {
-            if let Err(errno) = self.upload(&handle).await {
-                tracing::error!(path = handle.node.path(), %errno, "an open file could not be uploaded before the end");
-                self.keep(&handle);
+        let uploads = stream::iter(&handles).for_each_concurrent(DRAINED_AT_ONCE, async |handle| {
+            // What fails is told in the log, and kept below.
+            let _kept = self.upload(handle).await;
+        });
+        if tokio::time::timeout(limit, uploads).await.is_err() {
+            tracing::error!("open files could not be uploaded within {} s", limit.as_secs());
+        }
+        for handle in &handles {
+            self.keep(handle);
+        }
+    }
+
+    /// A node's path, and its claim: no name is changed as long as it is held.
+    async fn claim(&self, node: &Node) -> (Claim<'_>, String) {
+        self.claim_path(|| node.path()).await
+    }
+
+    /// As [`Self::claim`], of a name in a folder.
+    async fn claim_child(&self, folder: u64, name: &str) -> Result<(Claim<'_>, String), Errno> {
+        let folder = self.nodes.folder(folder)?;
+        Ok(self.claim_path(|| folder.child(name)).await)
+    }
+
+    async fn claim_path(&self, path: impl Fn() -> String) -> (Claim<'_>, String) {
+        loop {
+            let now = path();
+            let claim = self.claims.share(&now).await;
+            // Whoever changed names meanwhile may have changed this one.
+            if path() == now {
+                return (claim, now);
             }
         }
     }
@@ -177,9 +213,10 @@ impl Volume {
         self.attributes(node, size, modified)
     }
 
-    /// What a file looks like of which this version was found: what is being written here goes before what is stored there.
+    /// What a file looks like of which this version was found: what is open here goes before what is stored there.
     fn file_attributes(&self, node: &Node, version: &Version) -> Attributes {
-        if let Some(content) = node.open_content().filter(|content| content.is_dirty()) {
+        let differs = |content: &Arc<Content>| content.is_dirty() || content.version() != *version;
+        if let Some(content) = node.open_content().filter(differs) {
             return self.content_attributes(node, &content);
         }
         node.tell(version);
@@ -227,14 +264,29 @@ impl Volume {
 
     async fn lookup(&self, parent: u64, name: &str) -> Reply {
         let path = self.nodes.folder(parent)?.child(name);
-        match self
-            .find(&path)
-            .await
-            .map_err(|failure| failure.report("look up", &path))?
-        {
-            Some(found) => Ok(Answer::Entry(self.enter(&path, &found))),
+        let open = self.nodes.at(&path).map(|node| (node.settled(), node));
+        let found = self.find(&path).await;
+        match found.map_err(|failure| failure.report("look up", &path))? {
+            Some(found) => {
+                if let (Some((Some(before), node)), Found::File(version)) = (open, &found) {
+                    self.part(&node, &before, version);
+                }
+                Ok(Answer::Entry(self.enter(&path, &found)))
+            }
             None => Err(Errno::NOENT),
         }
+    }
+
+    /// A file that another node replaced while it is open here becomes two for the kernel, so that its cache never holds bytes
+    /// of both under one number. `before` is the version that was open when the storage node was asked; says whether they
+    /// were parted.
+    fn part(&self, node: &Node, before: &Version, found: &Version) -> bool {
+        // Uploaded from here meanwhile: what was found is of the past.
+        let is_replaced = before != found && node.settled().as_ref() == Some(before);
+        if is_replaced {
+            self.nodes.detach(node);
+        }
+        is_replaced
     }
 
     async fn getattr(&self, node: u64, handle: Option<u64>) -> Reply {
@@ -292,7 +344,7 @@ impl Volume {
         if node.kind == Kind::Folder {
             return Err(Errno::ISDIR);
         }
-        let path = node.path();
+        let (_claim, path) = self.claim(&node).await;
         let failed = |failure: Failure| failure.report("truncate", &path);
         let handle = change.handle.and_then(|id| self.file(id).ok());
         let content = match &handle {
@@ -333,32 +385,39 @@ impl Volume {
         locked(&self.files).get(&handle).cloned().ok_or(Errno::BADF)
     }
 
-    /// The content that whoever opens the node now shares: asks the storage node which version is there.
+    /// The content that whoever opens the node now shares: asks the storage node which version is there. Call with its path
+    /// claimed.
     async fn current(&self, node: &Arc<Node>) -> Result<Arc<Content>, Errno> {
-        if let Some(content) = node
-            .open_content()
-            .filter(|content| content.is_dirty() || content.is_unlinked())
-        {
-            return Ok(content);
-        }
-        let path = node.path();
-        let version = self
-            .storage
-            .head(&path)
-            .await
-            .map_err(|failure| failure.report("open", &path))?;
-        if node.tell(&version)
-            && let Some(notifier) = self.notifier.get()
-        {
-            notifier.attributes_changed(node.id);
-        }
-        // Asked again: it may have been written to meanwhile.
-        match node.open_content() {
-            Some(content) if content.is_dirty() || content.version() == version => Ok(content),
-            _ => {
-                let content = Content::new(version);
-                node.set_open_content(&content);
-                Ok(content)
+        loop {
+            let open = node.open_content();
+            let before = open.as_ref().and_then(|content| content.settled());
+            if let Some(content) = open.filter(|_| before.is_none()) {
+                return Ok(content);
+            }
+            let path = node.path();
+            let version = self
+                .storage
+                .head(&path)
+                .await
+                .map_err(|failure| failure.report("open", &path))?;
+            match node.open_content() {
+                Some(content) if content.is_dirty() || content.version() == version => return Ok(content),
+                // The kernel looks the name up again (open(2) and truncate(2) do by themselves) and finds the new file.
+                Some(_) if before.is_some_and(|before| self.part(node, &before, &version)) => {
+                    return Err(Errno::STALE);
+                }
+                Some(_) => {}
+                None => {
+                    if node.tell(&version)
+                        && let Some(notifier) = self.notifier.get()
+                    {
+                        notifier.attributes_changed(node.id);
+                    }
+                    let content = node.open_or(Content::new(version.clone()));
+                    if content.is_dirty() || content.version() == version {
+                        return Ok(content);
+                    }
+                }
             }
         }
     }
@@ -369,6 +428,7 @@ impl Volume {
             node,
             content,
             append: flags.contains(OFlags::APPEND),
+            writable: flags.intersects(OFlags::WRONLY | OFlags::RDWR),
             reader: Reader::default(),
         };
         locked(&self.files).insert(handle, Arc::new(file));
@@ -376,20 +436,24 @@ impl Volume {
     }
 
     async fn open(&self, node: u64, flags: u32) -> Result<Opened, Errno> {
-        let flags = OFlags::from_bits_retain(flags);
         let node = self.nodes.file(node)?;
+        let (_claim, path) = self.claim(&node).await;
+        self.open_claimed(node, &path, OFlags::from_bits_retain(flags))
+            .await
+    }
+
+    async fn open_claimed(&self, node: Arc<Node>, path: &str, flags: OFlags) -> Result<Opened, Errno> {
         let content = self.current(&node).await?;
         if flags.contains(OFlags::TRUNC) {
-            let path = node.path();
-            let emptied = content.empty(&self.source(&path)).await;
-            emptied.map_err(|failure| failure.report("truncate", &path))?;
+            let emptied = content.empty(&self.source(path)).await;
+            emptied.map_err(|failure| failure.report("truncate", path))?;
         }
         Ok(self.opened(node, content, flags))
     }
 
     async fn create(&self, parent: u64, name: &str, flags: u32) -> Reply {
         let wanted = OFlags::from_bits_retain(flags);
-        let path = self.nodes.folder(parent)?.child(name);
+        let (_claim, path) = self.claim_child(parent, name).await?;
         match self.storage.put_empty(&path, true).await {
             Ok(version) => {
                 let node = self.nodes.look_up(&path, Kind::File);
@@ -402,7 +466,14 @@ impl Volume {
             // Somebody else was faster.
             Err(failure) if failure.is_precondition() && !wanted.contains(OFlags::EXCL) => {
                 let node = self.nodes.look_up(&path, Kind::File);
-                let opened = self.open(node.id, flags).await?;
+                let opened = match self.open_claimed(Arc::clone(&node), &path, wanted).await {
+                    Ok(opened) => opened,
+                    Err(errno) => {
+                        // The kernel is not told of the node, so it will not forget it.
+                        self.nodes.forget(node.id, 1);
+                        return Err(errno);
+                    }
+                };
                 let handle = self.file(opened.handle)?;
                 let attributes = self.content_attributes(&node, &handle.content);
                 Ok(Answer::Created(self.entry(&node, attributes), opened))
@@ -417,7 +488,7 @@ impl Volume {
         if mode & 0o170_000 != 0o100_000 {
             return Err(Errno::PERM);
         }
-        let path = self.nodes.folder(parent)?.child(name);
+        let (_claim, path) = self.claim_child(parent, name).await?;
         match self.storage.put_empty(&path, true).await {
             Ok(version) => Ok(Answer::Entry(self.enter(&path, &Found::File(version)))),
             Err(failure) if failure.is_precondition() => Err(Errno::EXIST),
@@ -427,18 +498,19 @@ impl Volume {
 
     async fn read(&self, handle: u64, offset: u64, size: u32) -> Reply {
         let handle = self.file(handle)?;
-        let pieces = match handle.content.staged() {
-            Some(staged) => staged
-                .read(offset, u64::from(size))
-                .await
-                .map(|bytes| vec![bytes]),
-            None => {
-                let version = handle.content.version();
-                let path = handle.node.path();
-                handle
-                    .reader
-                    .read(&self.storage, &path, &version, offset, u64::from(size))
-                    .await
+        let size = u64::from(size);
+        let pieces = loop {
+            if let Some(staged) = handle.content.staged() {
+                break staged.read(offset, size).await.map(|bytes| vec![bytes]);
+            }
+            let (version, path) = (handle.content.version(), handle.node.path());
+            let storage = &self.storage;
+            let outcome = handle.reader.read(storage, &path, &version, offset, size).await;
+            // Renamed, replaced or removed here meanwhile: the bytes are under the new name now, or on this node's disk.
+            let has_moved = || handle.node.path() != path || handle.content.staged().is_some();
+            match outcome {
+                Err(failure) if failure.is_precondition() && has_moved() => {}
+                outcome => break outcome,
             }
         };
         let pieces = pieces.map_err(|failure| failure.report("read", &handle.node.path()))?;
@@ -447,10 +519,17 @@ impl Volume {
         Ok(Answer::Data(pieces))
     }
 
-    async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes) -> Reply {
+    async fn write(&self, handle: u64, offset: u64, data: bytes::Bytes, mapped: bool) -> Reply {
         let handle = self.file(handle)?;
-        let path = handle.node.path();
-        let place = if handle.append {
+        // The first write takes the object's bytes here, so its name must stay; the others need no name.
+        let (_claim, path) = match handle.content.staged() {
+            Some(_) => (None, handle.node.path()),
+            None => {
+                let (claim, path) = self.claim(&handle.node).await;
+                (Some(claim), path)
+            }
+        };
+        let place = if handle.append && !mapped {
             Place::End
         } else {
             Place::At(offset)
@@ -463,7 +542,7 @@ impl Volume {
     }
 
     async fn upload(&self, handle: &FileHandle) -> Result<(), Errno> {
-        let path = handle.node.path();
+        let (_claim, path) = self.claim(&handle.node).await;
         match handle.content.upload(&self.source(&path)).await {
             Ok(Some(version)) => {
                 handle.node.tell(&version);
@@ -474,17 +553,33 @@ impl Volume {
         }
     }
 
-    async fn flush(&self, handle: u64) -> Reply {
+    async fn fsync(&self, handle: u64) -> Reply {
         let handle = self.file(handle)?;
         self.upload(&handle).await.map(|()| Answer::Done)
     }
 
+    async fn flush(&self, handle: u64) -> Reply {
+        let handle = self.file(handle)?;
+        // Whoever only read must not publish what somebody else has half written.
+        if handle.writable {
+            self.upload(&handle).await?;
+        }
+        Ok(Answer::Done)
+    }
+
     async fn release(&self, handle: u64) -> Reply {
         let handle = locked(&self.files).remove(&handle).ok_or(Errno::BADF)?;
+        let is_last = || {
+            let files = locked(&self.files);
+            !files
+                .values()
+                .any(|other| Arc::ptr_eq(&other.content, &handle.content))
+        };
         // Dirty still: `close` told its caller of the failure, or a shared mapping was written to after it.
         if handle.content.is_dirty()
+            && (handle.writable || is_last())
             && self.upload(&handle).await.is_err()
-            && Arc::strong_count(&handle.content) == 1
+            && is_last()
         {
             self.keep(&handle);
         }
@@ -516,7 +611,12 @@ impl Volume {
             place += 1;
             page.push(node.id, place, name, true, plus.then_some(None));
         }
+        let mut counted = false;
         loop {
+            // Nothing is waited for once look-ups are counted: if the request is given up, the kernel never forgets them.
+            if counted && !listing.holds(place - 2) {
+                break;
+            }
             let item = match listing.at(&self.storage, place - 2).await {
                 Ok(Some(item)) => item,
                 Ok(None) => break,
@@ -530,8 +630,16 @@ impl Volume {
             place += 1;
             let folder = item.kind() == Kind::Folder;
             if plus {
-                let found = item.version.clone().map_or(Found::Folder, Found::File);
-                let entry = self.enter(&node.child(&item.name), &found);
+                let path = node.child(&item.name);
+                let known = self.nodes.at(&path);
+                // Uploaded from here after the page was listed, for example.
+                let newer = known.and_then(|known| known.told_since(item.asked));
+                let found = match &item.version {
+                    Some(listed) => Found::File(newer.unwrap_or_else(|| listed.clone())),
+                    None => Found::Folder,
+                };
+                let entry = self.enter(&path, &found);
+                counted = true;
                 page.push(entry.node, place, &item.name, folder, Some(Some(entry)));
             } else {
                 // Numbers are given by look-ups; until then any will do that is not 0.
@@ -567,8 +675,14 @@ impl Volume {
             Operation::Open { flags } => self.open(node, flags).await.map(Answer::Opened),
             Operation::Create { name, flags } => self.create(node, &name, flags).await,
             Operation::Read { handle, offset, size } => self.read(handle, offset, size).await,
-            Operation::Write { handle, offset, data } => self.write(handle, offset, data).await,
-            Operation::Flush { handle } | Operation::Fsync { handle } => self.flush(handle).await,
+            Operation::Write {
+                handle,
+                offset,
+                data,
+                mapped,
+            } => self.write(handle, offset, data, mapped).await,
+            Operation::Flush { handle } => self.flush(handle).await,
+            Operation::Fsync { handle } => self.fsync(handle).await,
             Operation::Release { handle } => self.release(handle).await,
             Operation::Opendir => self.opendir(node),
             Operation::Readdir {
@@ -615,3 +729,6 @@ impl Filesystem for Volume {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Access, AccessError},
-    fs::{Failure, FolderError, Look, Staging, Storage, Volume},
+    fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
@@ -124,23 +124,25 @@ pub async fn run(
         dir_mode: args.dir_mode,
     };
     let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()));
-    let device = mounts::mount_fuse(&args.path, &format!("penstock:{}", args.bucket)).await?;
+    let path = mounts::folder(&args.path).await?;
+    let device = mounts::mount_fuse(&path, &format!("penstock:{}", args.bucket)).await?;
     let session = match Session::start(device, volume.clone()).await {
         Ok(session) => session,
         Err(error) => {
-            mounts::unmount(&args.path).await?;
+            mounts::unmount(&path).await?;
             return Err(error.into());
         }
     };
-    mounts::read_further_ahead(&args.path).await;
+    mounts::read_further_ahead(&path).await;
     metrics.mounted(1);
     mounted.pass();
-    println!("{} is mounted at {}", args.bucket, args.path.display());
+    println!("{} is mounted at {}", args.bucket, path.display());
     tokio::select! {
-        () = session.ended() => {}
+        // Its last requests, those that release files among them, need not have come.
+        () = session.ended() => volume.drain(DRAIN).await,
         () = shutdown.cancelled() => {
-            volume.drain().await;
-            mounts::unmount(&args.path).await?;
+            volume.drain(DRAIN).await;
+            mounts::unmount(&path).await?;
             session.stop();
         }
     }

@@ -147,6 +147,7 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
+#[derive(Clone)]
 struct Node {
     name: String,
     agent: Agent,
@@ -203,66 +204,8 @@ impl Node {
         outcome
     }
 
-    async fn unstage(&self, path: &Path) -> Result<(), Status> {
-        mounts::unmount(path)
-            .await
-            .map_err(|error| mount_status(&error))?;
-        match self
-            .agent
-            .call(
-                Call::Drop {
-                    path: path.to_owned(),
-                },
-                None,
-            )
-            .await
-        {
-            // Without an agent nothing is served, which is what was wanted.
-            Ok(_) | Err(CallError::Gone { .. }) => Ok(()),
-            Err(error) => Err(call_status(&error)),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl csi::node_server::Node for Node {
-    async fn node_stage_volume(
-        &self,
-        request: Request<NodeStageVolumeRequest>,
-    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
-        let (volume, path, mount) = request::stage(&request.into_inner())?;
-        let _guard = self.in_flight.begin(&volume)?;
-        if let Some(look) = self.alive(&path).await? {
-            if look != mount.look {
-                let told = format!(
-                    "volume {volume} is mounted on this node with another owner or other permissions already"
-                );
-                return Err(Status::already_exists(told));
-            }
-        } else {
-            self.stage(&path, mount).await?;
-        }
-        Ok(Response::new(NodeStageVolumeResponse {}))
-    }
-
-    async fn node_unstage_volume(
-        &self,
-        request: Request<NodeUnstageVolumeRequest>,
-    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
-        let request = request.into_inner();
-        let volume = request::volume_id(&request.volume_id)?;
-        let path = request::path("staging_target_path", &request.staging_target_path)?;
-        let _guard = self.in_flight.begin(&volume)?;
-        self.unstage(&path).await?;
-        Ok(Response::new(NodeUnstageVolumeResponse {}))
-    }
-
-    async fn node_publish_volume(
-        &self,
-        request: Request<NodePublishVolumeRequest>,
-    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
-        let wanted = request::publish(&request.into_inner())?;
-        let _guard = self.in_flight.begin(&wanted.volume)?;
+    /// Binds what is staged to where a pod looks for it.
+    async fn publish(&self, wanted: &request::Publish) -> Result<(), Status> {
         match self.alive(&wanted.staging).await? {
             Some(look) => wanted.must_fit(look)?,
             // The agent was restarted since: what pods have mounted is dead, but a new pod gets a living mount.
@@ -276,7 +219,7 @@ impl csi::node_server::Node for Node {
         if let Some(there) = table(&wanted.target)? {
             if Some(&there.device) == staged.as_ref() {
                 if there.read_only == wanted.read_only {
-                    return Ok(Response::new(NodePublishVolumeResponse {}));
+                    return Ok(());
                 }
                 let told = format!(
                     "{} is mounted already, with another readonly setting",
@@ -298,7 +241,94 @@ impl csi::node_server::Node for Node {
             return Err(mount_status(&error));
         }
         tracing::info!(volume = wanted.volume, target = %wanted.target.display(), read_only = wanted.read_only, "published");
-        Ok(Response::new(NodePublishVolumeResponse {}))
+        Ok(())
+    }
+
+    async fn unstage(&self, path: &Path) -> Result<(), Status> {
+        mounts::unmount(path)
+            .await
+            .map_err(|error| mount_status(&error))?;
+        match self
+            .agent
+            .call(
+                Call::Drop {
+                    path: path.to_owned(),
+                },
+                None,
+            )
+            .await
+        {
+            // Without an agent nothing is served, which is what was wanted.
+            Ok(_) | Err(CallError::Gone { .. }) => Ok(()),
+            Err(error) => Err(call_status(&error)),
+        }
+    }
+}
+
+/// Does what was begun to its end even if the caller goes away (kubelet restarts): half a mount is worse than a late one, and
+/// the volume stays guarded until then.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome.map(Response::new),
+        Err(error) => Err(Status::internal(format!("the call broke off: {error}"))),
+    }
+}
+
+#[tonic::async_trait]
+impl csi::node_server::Node for Node {
+    async fn node_stage_volume(
+        &self,
+        request: Request<NodeStageVolumeRequest>,
+    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        let (volume, path, mount) = request::stage(&request.into_inner())?;
+        let guard = self.in_flight.begin(&volume)?;
+        let node = self.clone();
+        to_the_end(async move {
+            let _guard = guard;
+            match node.alive(&path).await? {
+                Some(look) if look != mount.look => Err(Status::already_exists(format!(
+                    "volume {volume} is mounted on this node with another owner or other permissions already"
+                ))),
+                Some(_) => Ok(NodeStageVolumeResponse {}),
+                None => node
+                    .stage(&path, mount)
+                    .await
+                    .map(|()| NodeStageVolumeResponse {}),
+            }
+        })
+        .await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<NodeUnstageVolumeRequest>,
+    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let volume = request::volume_id(&request.volume_id)?;
+        let path = request::path("staging_target_path", &request.staging_target_path)?;
+        let guard = self.in_flight.begin(&volume)?;
+        let node = self.clone();
+        to_the_end(async move {
+            let _guard = guard;
+            node.unstage(&path).await.map(|()| NodeUnstageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let wanted = request::publish(&request.into_inner())?;
+        let guard = self.in_flight.begin(&wanted.volume)?;
+        let node = self.clone();
+        to_the_end(async move {
+            let _guard = guard;
+            node.publish(&wanted).await.map(|()| NodePublishVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_unpublish_volume(
@@ -308,11 +338,14 @@ impl csi::node_server::Node for Node {
         let request = request.into_inner();
         let volume = request::volume_id(&request.volume_id)?;
         let path = request::path("target_path", &request.target_path)?;
-        let _guard = self.in_flight.begin(&volume)?;
-        mounts::unmount(&path)
-            .await
-            .map_err(|error| mount_status(&error))?;
-        Ok(Response::new(NodeUnpublishVolumeResponse {}))
+        let guard = self.in_flight.begin(&volume)?;
+        to_the_end(async move {
+            let _guard = guard;
+            let outcome = mounts::unmount(&path).await;
+            outcome.map_err(|error| mount_status(&error))?;
+            Ok(NodeUnpublishVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_get_volume_stats(

@@ -5,6 +5,7 @@
 
 use super::{
     Answer, Found, Reply, Volume,
+    claims::Claim,
     failure::Failure,
     nodes::{self, Kind},
 };
@@ -18,7 +19,7 @@ const PARALLEL: usize = 16;
 
 impl Volume {
     pub(super) async fn mkdir(&self, parent: u64, name: &str) -> Reply {
-        let path = self.nodes.folder(parent)?.child(name);
+        let (_claim, path) = self.claim_child(parent, name).await?;
         let failed = |failure: Failure| failure.report("mkdir", &path);
         if self.find(&path).await.map_err(failed)?.is_some() {
             return Err(Errno::EXIST);
@@ -34,8 +35,33 @@ impl Volume {
         }
     }
 
+    /// The paths of names in folders, claimed alone: nothing else is under way there as long as it is held.
+    async fn claim_alone<const N: usize>(
+        &self,
+        children: [(u64, &str); N],
+    ) -> Result<(Claim<'_>, [String; N]), Errno> {
+        let paths = || -> Result<[String; N], Errno> {
+            let mut paths = [const { String::new() }; N];
+            for (path, (folder, name)) in paths.iter_mut().zip(children) {
+                *path = self.nodes.folder(folder)?.child(name);
+            }
+            Ok(paths)
+        };
+        loop {
+            let now = paths()?;
+            let claim = self
+                .claims
+                .alone(now.each_ref().map(String::as_str).as_slice())
+                .await;
+            // A folder above may have been renamed meanwhile.
+            if paths()? == now {
+                return Ok((claim, now));
+            }
+        }
+    }
+
     pub(super) async fn unlink(&self, parent: u64, name: &str) -> Reply {
-        let path = self.nodes.folder(parent)?.child(name);
+        let (_claim, [path]) = self.claim_alone([(parent, name)]).await?;
         self.remove_file(&path)
             .await
             .map_err(|failure| failure.report("unlink", &path))?;
@@ -67,7 +93,7 @@ impl Volume {
     }
 
     pub(super) async fn rmdir(&self, parent: u64, name: &str) -> Reply {
-        let path = self.nodes.folder(parent)?.child(name);
+        let (_claim, [path]) = self.claim_alone([(parent, name)]).await?;
         self.remove_folder(&path).await?;
         self.stay(nodes::parent(&path)).await;
         Ok(Answer::Done)
@@ -108,8 +134,7 @@ impl Volume {
         if flags & !NO_REPLACE != 0 {
             return Err(Errno::INVAL);
         }
-        let from = self.nodes.folder(from.0)?.child(from.1);
-        let to = self.nodes.folder(to.0)?.child(to.1);
+        let (_claim, [from, to]) = self.claim_alone([from, to]).await?;
         if from == to {
             return Ok(Answer::Done);
         }
@@ -132,15 +157,21 @@ impl Volume {
             }
             (Some(Kind::Folder), None) => self.rename_folder(&from, &to).await.map_err(failed)?,
             (Some(Kind::File), _) => {
-                self.replacing(&to, self.rename_file(&from, &to))
+                self.replacing(&to, self.copy_file(&from, &to))
                     .await
                     .map_err(failed)?;
+                self.move_nodes(&from, &to);
+                self.storage.delete(&from).await.map_err(failed)?;
             }
         }
-        self.nodes.removed(&to);
-        self.nodes.moved(&from, &to);
         self.stay(nodes::parent(&from)).await;
         Ok(Answer::Done)
+    }
+
+    /// What is open is read by its new name from now on. Call when that is there, and before the old one goes.
+    fn move_nodes(&self, from: &str, to: &str) {
+        self.nodes.removed(to);
+        self.nodes.moved(from, to);
     }
 
     /// What is being written is uploaded first: the copy is made of what the storage node holds.
@@ -154,10 +185,9 @@ impl Volume {
         Ok(())
     }
 
-    async fn rename_file(&self, from: &str, to: &str) -> Result<(), Failure> {
+    async fn copy_file(&self, from: &str, to: &str) -> Result<(), Failure> {
         self.settle(from).await?;
-        self.storage.copy(from, to).await?;
-        self.storage.delete(from).await
+        self.storage.copy(from, to).await.map(drop)
     }
 
     /// All is copied before anything is removed: a rename that fails leaves the old folder whole.
@@ -165,6 +195,7 @@ impl Volume {
         for node in self.nodes.open_under(from) {
             self.settle(&node.path()).await?;
         }
+        let move_nodes = || self.move_nodes(from, to);
         let (from, to) = (&nodes::prefix(from), &nodes::prefix(to));
         let keys = self.storage.all_under(from).await?;
         let copied = self
@@ -183,6 +214,7 @@ impl Volume {
             }
             return Err(failure);
         }
+        move_nodes();
         self.each(&keys, |key| async move {
             self.storage.delete(&format!("{from}{key}")).await
         })

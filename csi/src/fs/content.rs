@@ -74,6 +74,11 @@ impl Content {
         self.unlinked.load(Ordering::Acquire)
     }
 
+    /// The version that an object holds of it, if nothing was written since.
+    pub fn settled(&self) -> Option<Version> {
+        (!self.is_dirty() && !self.is_unlinked()).then(|| self.version())
+    }
+
     /// Length in bytes, and when it was last written.
     pub fn stat(&self) -> (u64, SystemTime) {
         match self.staged() {
@@ -142,10 +147,14 @@ impl Content {
         Ok(Some(version))
     }
 
-    /// The name is about to go: takes the bytes here first, so that whoever has it open keeps them.
+    /// The name is about to go: takes the bytes here first, so that whoever has it open keeps them. Bytes that another node
+    /// replaced or deleted are gone already, which is no reason to keep the name.
     pub async fn unlink(&self, from: &Source<'_>) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
-        self.stage(from, u64::MAX).await?;
+        match self.stage(from, u64::MAX).await {
+            Err(failure) if failure.is_precondition() => {}
+            outcome => drop(outcome?),
+        }
         self.unlinked.store(true, Ordering::Release);
         Ok(())
     }

@@ -5,7 +5,10 @@ use super::{
     nodes::Kind,
     storage::{Storage, Version},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
 
 /// Entries asked for at once.
 const PAGE: usize = 1000;
@@ -19,6 +22,8 @@ pub struct Item {
     pub name: String,
     /// The version of a file; a folder has none.
     pub version: Option<Version>,
+    /// When the storage node was asked; it may have changed since.
+    pub asked: Instant,
 }
 
 impl Item {
@@ -61,6 +66,11 @@ impl Listing {
         self.marked
     }
 
+    /// Whether the entry at a place is in memory.
+    pub fn holds(&self, place: u64) -> bool {
+        place >= self.first && place < self.first + self.items.len() as u64
+    }
+
     /// The entry at a place, counted from 0; `None` behind the last one.
     pub async fn at(&mut self, storage: &Storage, place: u64) -> Result<Option<&Item>, Failure> {
         if place < self.first {
@@ -78,7 +88,9 @@ impl Listing {
     }
 
     async fn load(&mut self, storage: &Storage) -> Result<(), Failure> {
-        let page = storage.list(&self.prefix, true, self.after.take(), PAGE).await?;
+        let asked = Instant::now();
+        // `after` stays until the page is there: a page that fails or is given up is asked for again.
+        let page = storage.list(&self.prefix, true, self.after.clone(), PAGE).await?;
         let mut found = BTreeMap::new();
         for (name, info) in page.objects {
             if name.is_empty() {
@@ -94,8 +106,11 @@ impl Listing {
                 found.insert(name.to_owned(), None);
             }
         }
-        self.items
-            .extend(found.into_iter().map(|(name, version)| Item { name, version }));
+        self.items.extend(
+            found
+                .into_iter()
+                .map(|(name, version)| Item { name, version, asked }),
+        );
         self.after = page.next;
         self.complete = self.after.is_none();
         Ok(())
@@ -110,6 +125,7 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use penstock_store::{engine::Engine, local::Local};
     use std::{sync::Arc, time::Duration};
 
@@ -143,6 +159,20 @@ mod tests {
         let mut listing = Listing::new("d/".into());
         assert_eq!(names(&mut listing, &storage).await, ["a", "b/", "x/"]);
         assert!(listing.is_marked());
+    }
+
+    #[tokio::test]
+    async fn a_page_that_was_given_up_is_asked_for_again_and_nothing_comes_twice() {
+        let keys = (0..2500).map(|number| format!("{number:05}"));
+        let (_folder, storage) = storage(keys).await;
+        let mut listing = Listing::new(String::new());
+        assert_eq!(listing.at(&storage, 999).await.unwrap().unwrap().name, "00999");
+        assert!(
+            listing.at(&storage, 1000).now_or_never().is_none(),
+            "the second page takes a while"
+        );
+        assert_eq!(listing.at(&storage, 1000).await.unwrap().unwrap().name, "01000");
+        assert!(listing.at(&storage, 2500).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 /// What a node is.
@@ -26,7 +27,7 @@ pub struct Node {
     /// What it is.
     pub kind: Kind,
     path: Mutex<String>,
-    seen: Mutex<Option<Version>>,
+    seen: Mutex<Option<(Instant, Version)>>,
     open: Mutex<Weak<Content>>,
     marked: AtomicBool,
 }
@@ -77,10 +78,31 @@ impl Node {
         *locked(&self.open) = Arc::downgrade(content);
     }
 
+    /// The content that is open here by now, or this one: handles opened from now on share it.
+    pub fn open_or(&self, content: Arc<Content>) -> Arc<Content> {
+        let mut open = locked(&self.open);
+        open.upgrade().unwrap_or_else(|| {
+            *open = Arc::downgrade(&content);
+            content
+        })
+    }
+
     /// Notes which version the kernel is told of; says whether it was told of another one before.
     pub fn tell(&self, version: &Version) -> bool {
-        let before = locked(&self.seen).replace(version.clone());
-        before.is_some_and(|before| before != *version)
+        let before = locked(&self.seen).replace((Instant::now(), version.clone()));
+        before.is_some_and(|(_, before)| before != *version)
+    }
+
+    /// The version that the kernel was told of after a moment, if it was.
+    pub fn told_since(&self, moment: Instant) -> Option<Version> {
+        let seen = locked(&self.seen);
+        let (_, version) = seen.as_ref().filter(|(told, _)| *told > moment)?;
+        Some(version.clone())
+    }
+
+    /// The version that is open here, if nothing was written to it since.
+    pub fn settled(&self) -> Option<Version> {
+        self.open_content()?.settled()
     }
 
     /// Whether the folder is known to have an object of its own, so that it stays when its last file goes.
@@ -225,6 +247,15 @@ impl Nodes {
     /// What was at a path is there no more; whoever has it open keeps it.
     pub fn removed(&self, path: &str) {
         locked(&self.table).by_path.remove(path);
+    }
+
+    /// Another file is where this node was looked up; whoever has it open keeps it.
+    pub fn detach(&self, node: &Node) {
+        let mut table = locked(&self.table);
+        let path = node.path();
+        if table.by_path.get(&path) == Some(&node.id) {
+            table.by_path.remove(&path);
+        }
     }
 
     /// What was at `from`, and everything in it, is at `to` now.

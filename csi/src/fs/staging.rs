@@ -19,6 +19,8 @@ use std::{
 
 /// How many bytes one piece of an upload has.
 const PIECE: u64 = 1 << 20;
+/// How much of a key the name of a kept file holds: a file's name may have 255 bytes, a key has up to 1024.
+const NAMED: usize = 200;
 
 /// The folder that holds staged files, and those whose upload failed for good.
 #[derive(Clone)]
@@ -84,15 +86,22 @@ impl Staging {
             size: AtomicU64::new(0),
             modified: Mutex::new(SystemTime::now()),
             dirty: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             metrics: self.metrics.clone(),
         }))
     }
 
-    /// Puts a staged file aside that could not be uploaded, so that an administrator can still save its bytes.
+    /// Puts a staged file aside that could not be uploaded, so that an administrator can still save its bytes. Once is enough.
     pub fn keep(&self, staged: &Staged, key: &str) {
+        if staged.kept.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let name = key.replace('/', "_");
+        // The end of a key says more than its beginning.
+        let from = name.ceil_char_boundary(name.len().saturating_sub(NAMED));
         let kept = self
             .kept
-            .join(format!("{}-{}", uuid::Uuid::now_v7(), key.replace('/', "_")));
+            .join(format!("{}-{}", uuid::Uuid::now_v7(), &name[from..]));
         match std::fs::rename(&staged.path, &kept) {
             Ok(()) => {
                 tracing::error!(key, kept = %kept.display(), "the upload failed for good; its bytes were put aside")
@@ -109,6 +118,7 @@ pub struct Staged {
     size: AtomicU64,
     modified: Mutex<SystemTime>,
     dirty: AtomicBool,
+    kept: AtomicBool,
     metrics: Metrics,
 }
 
@@ -251,13 +261,16 @@ mod tests {
         let staged = staging.create().unwrap();
         staged.write(0, Bytes::from_static(b"precious")).await.unwrap();
         staging.keep(&staged, "a/b");
+        staging.keep(&staged, "a/b");
         drop(staged);
-        let kept = std::fs::read_dir(folder.path().join("kept"))
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap();
-        assert_eq!(std::fs::read(kept.path()).unwrap(), b"precious");
-        assert!(kept.file_name().to_string_lossy().ends_with("-a_b"));
+        let kept = || std::fs::read_dir(folder.path().join("kept")).unwrap();
+        assert_eq!(kept().count(), 1);
+        let first = kept().next().unwrap().unwrap();
+        assert_eq!(std::fs::read(first.path()).unwrap(), b"precious");
+        assert!(first.file_name().to_string_lossy().ends_with("-a_b"));
+
+        let staged = staging.create().unwrap();
+        staging.keep(&staged, &format!("{}/end", "ü".repeat(500)));
+        assert_eq!(kept().count(), 2, "a key may be longer than a file's name");
     }
 }

@@ -36,6 +36,8 @@ pub mod flag {
     pub const FATTR_SIZE: u32 = 1 << 3;
     pub const FATTR_FH: u32 = 1 << 6;
     pub const GETATTR_FH: u32 = 1 << 0;
+    /// Of `fuse_write_in.write_flags`: pages of a shared memory map, through whatever handle the kernel finds.
+    pub const WRITE_CACHE: u32 = 1 << 0;
     /// Bit of `unique` that says a request is sent again.
     pub const UNIQUE_RESEND: u64 = 1 << 63;
 }

@@ -109,6 +109,8 @@ pub enum Operation {
         handle: u64,
         offset: u64,
         data: Bytes,
+        /// Whether these are pages of a shared memory map: they belong where they were, whatever handle they come through.
+        mapped: bool,
     },
     Flush {
         handle: u64,
@@ -310,6 +312,7 @@ fn operation(header: &InHeader, fields: &mut Fields) -> Result<Operation, Errno>
                 handle: asked.fh,
                 offset: asked.offset,
                 data,
+                mapped: asked.write_flags & flag::WRITE_CACHE != 0,
             }
         }
         opcode::FLUSH => Operation::Flush {

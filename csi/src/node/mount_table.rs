@@ -27,8 +27,9 @@ pub struct Mounted {
 /// # Errors
 /// When the table cannot be read.
 pub fn at(path: &Path) -> io::Result<Option<Mounted>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table
+    // Somebody else's mount may have a name that is no text; it must not hide ours.
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(String::from_utf8_lossy(&table)
         .lines()
         .filter_map(parse)
         .rfind(|mounted| mounted.path == path))

@@ -115,14 +115,28 @@ pub async fn bind(from: &Path, path: &Path, read_only: bool) -> Result<(), Mount
     .await
 }
 
+/// Makes a folder if need be, and says its path as the mount table has it: absolute and without symbolic links.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn folder(path: &Path) -> Result<PathBuf, MountError> {
+    blocking(path, |path| {
+        make_folder(path)?;
+        std::fs::canonicalize(path).map_err(failed("find", path))
+    })
+    .await
+}
+
 fn make_folder(path: &Path) -> Result<(), MountError> {
     std::fs::create_dir_all(path).map_err(failed("make the folder", path))
 }
 
-fn detach(path: &Path) -> Result<(), MountError> {
+/// Says whether there was a mount.
+fn detach(path: &Path) -> Result<bool, MountError> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // EINVAL: it is no mount point any more.
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Ok(()) => Ok(true),
+        // EINVAL: it is no mount point (any more).
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("unmount", path)(errno.into())),
     }
 }
@@ -140,7 +154,9 @@ pub async fn unmount(path: &Path) -> Result<(), MountError> {
             match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
                 Ok(()) => {}
                 // Somebody holds it still, or nobody serves it: it goes when the last one lets go.
-                Err(_) => detach(path)?,
+                Err(_) if detach(path)? => {}
+                // The table has it, but it cannot be reached: another mount above hides it.
+                Err(_) => break,
             }
         }
         match std::fs::remove_dir(path) {
@@ -209,5 +225,37 @@ fn ask(path: &Path) -> Result<(), String> {
             "a look-up failed: {error}; the log of container `agent` says more"
         )),
         Ok(_) => Err(format!("{name} is said to be there")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tmpfs(path: &Path) {
+        std::fs::create_dir_all(path).unwrap();
+        rustix::mount::mount("none", path, "tmpfs", MountFlags::empty(), None).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_mount_that_another_one_hides_is_let_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let (above, hidden) = (folder.path().join("a"), folder.path().join("a/b"));
+        tmpfs(&hidden);
+        tmpfs(&above);
+        let outcome = tokio::time::timeout(Duration::from_secs(10), unmount(&hidden)).await;
+        unmount(&above).await.unwrap_err();
+        unmount(&hidden).await.unwrap();
+        outcome.expect("it does not try for ever").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_has_one_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(folder.path()).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        let asked = folder.path().join("link/../link/deep/");
+        assert_eq!(super::folder(&asked).await.unwrap(), real.join("real/deep"));
     }
 }

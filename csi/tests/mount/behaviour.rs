@@ -5,13 +5,16 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 % 251) as u8).collect()
 }
 
-fn names(path: &std::path::Path) -> Vec<String> {
+fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -308,4 +311,187 @@ fn many_threads_write_and_read_their_own_files() {
         }
     });
     assert_eq!(names(mount.path()).len(), 8 * 8);
+}
+
+fn appending(path: &Path) -> File {
+    OpenOptions::new().append(true).create(true).open(path).unwrap()
+}
+
+#[test]
+fn two_that_append_on_one_node_lose_nothing_of_each_other() {
+    let store = Store::new();
+    let (mount, _) = store.mounted_over_http("m");
+    let mut one = appending(&mount.at("log"));
+    one.write_all(b"1\n").unwrap();
+    one.sync_all().unwrap();
+    let mut two = appending(&mount.at("log"));
+    two.write_all(b"2\n").unwrap();
+    two.sync_all().unwrap();
+    one.write_all(b"3\n").unwrap();
+    drop((one, two));
+    assert_eq!(fs::read_to_string(mount.at("log")).unwrap(), "1\n2\n3\n");
+}
+
+#[test]
+fn whoever_opens_anew_sees_no_byte_of_the_version_that_is_open_still() {
+    let store = Store::new();
+    let (here, there) = (store.mounted("here"), store.mounted("there"));
+    for size in [1 << 20, 300_000, 2 << 20] {
+        let old = pattern(1 << 20);
+        fs::write(here.at("f"), &old).unwrap();
+        let before = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(here.at("f"))
+            .unwrap();
+        before.write_all_at(&old[..1], 0).unwrap();
+        before.sync_all().unwrap();
+        fs::write(there.at("f"), vec![9; size]).unwrap();
+        let mut after = File::open(here.at("f")).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        before.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == old, "what was open stays as it was ({size})");
+        bytes.clear();
+        after.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == vec![9; size], "what was opened since is new ({size})");
+        // By name, the new one is seen, and the old one is not cut to its length.
+        assert_eq!(fs::metadata(here.at("f")).unwrap().len(), size as u64);
+        assert_eq!(before.metadata().unwrap().len(), 1 << 20);
+        let mut end = [0; 16];
+        before.read_exact_at(&mut end, (1 << 20) - 16).unwrap();
+        assert!(end == old[(1 << 20) - 16..]);
+    }
+}
+
+#[test]
+fn a_reader_does_not_publish_what_is_half_written() {
+    let store = Store::new();
+    let (here, there) = (store.mounted("here"), store.mounted("there"));
+    let mut file = File::create(here.at("f")).unwrap();
+    file.write_all(b"half").unwrap();
+    assert_eq!(fs::read(here.at("f")).unwrap(), b"half");
+    assert_eq!(
+        fs::read(there.at("f")).unwrap(),
+        b"",
+        "elsewhere it is not closed yet"
+    );
+    // Whoever asks for it may publish it, even with a handle that only reads.
+    File::open(here.at("f")).unwrap().sync_all().unwrap();
+    assert_eq!(fs::read(there.at("f")).unwrap(), b"half");
+}
+
+#[test]
+fn a_stale_handle_does_not_hold_its_name() {
+    let store = Store::new();
+    let (here, there) = (store.mounted("here"), store.mounted("there"));
+    for name in ["removed", "replaced"] {
+        fs::write(here.at(name), pattern(100_000)).unwrap();
+    }
+    let _stale = (
+        File::open(here.at("removed")).unwrap(),
+        File::open(here.at("replaced")).unwrap(),
+    );
+    for name in ["removed", "replaced"] {
+        fs::write(there.at(name), b"other").unwrap();
+    }
+    fs::remove_file(here.at("removed")).unwrap();
+    fs::write(here.at("new"), b"new").unwrap();
+    fs::rename(here.at("new"), here.at("replaced")).unwrap();
+    assert_eq!(fs::read(here.at("replaced")).unwrap(), b"new");
+    assert_eq!(names(here.path()), ["replaced"]);
+}
+
+#[test]
+fn what_is_written_while_its_file_or_folder_is_renamed_goes_along() {
+    let store = Store::new();
+    let mount = store.mounted("m");
+    for folder in ["a", "a/b"] {
+        fs::create_dir(mount.at(folder)).unwrap();
+    }
+    for number in 0..40 {
+        fs::write(mount.at(&format!("a/{number}")), b"x").unwrap();
+    }
+    let done = AtomicBool::new(false);
+    let mut log = appending(&mount.at("a/b/log"));
+    let lines = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut lines = String::new();
+            while !done.load(Ordering::Relaxed) {
+                let line = format!("line {}\n", lines.len());
+                log.write_all(line.as_bytes()).unwrap();
+                log.sync_all().unwrap();
+                lines.push_str(&line);
+            }
+            lines
+        });
+        let steps = [("a/b/log", "a/log"), ("a", "z"), ("z", "a"), ("a/log", "a/b/log")];
+        let renamed = (0..8)
+            .flat_map(|_| steps)
+            .try_for_each(|(from, to)| fs::rename(mount.at(from), mount.at(to)));
+        done.store(true, Ordering::Relaxed);
+        let lines = writer.join().unwrap();
+        renamed.unwrap();
+        lines
+    });
+    drop(log);
+    assert_eq!(names(mount.path()), ["a"]);
+    assert_eq!(names(&mount.at("a/b")), ["log"]);
+    let found = fs::read_to_string(mount.at("a/b/log")).unwrap();
+    assert!(
+        found == lines,
+        "{} of {} bytes are there",
+        found.len(),
+        lines.len()
+    );
+}
+
+#[test]
+fn a_file_that_is_replaced_again_and_again_is_whole_for_every_reader_of_the_node() {
+    let store = Store::new();
+    let mount = store.mounted("m");
+    fs::write(mount.at("config"), vec![0; 50_000]).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let bytes = fs::read(mount.at("config")).unwrap();
+                    assert_eq!(bytes.len(), 50_000);
+                    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "two versions in one");
+                }
+            });
+        }
+        for turn in 1..40 {
+            fs::write(mount.at("new"), vec![turn; 50_000]).unwrap();
+            let outcome = fs::rename(mount.at("new"), mount.at("config"));
+            if turn == 39 || outcome.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            outcome.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_uploaded_before_the_end_is_put_aside_once() {
+    let store = Store::new();
+    let (mount, storage_node_is_gone) = store.mounted_over_http("m");
+    let one = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(mount.at("f"))
+        .unwrap();
+    let two = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
+    one.write_all_at(b"precious", 0).unwrap();
+    storage_node_is_gone.cancel();
+    store
+        .runtime
+        .block_on(mount.volume.as_ref().unwrap().drain(Duration::from_millis(50)));
+    let kept = fs::read_dir(mount.state.join("kept")).unwrap();
+    let kept: Vec<_> = kept
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(kept, [b"precious"]);
+    drop((one, two));
 }

@@ -5,12 +5,14 @@ mod behaviour;
 mod model;
 
 use penstock_csi::{
+    access::Access,
     fs::{Look, Staging, Storage, Volume},
     fuse::Session,
     metrics::Metrics,
     node::mounts,
 };
-use penstock_store::{engine::Engine, local::Local};
+use penstock_service::CancellationToken;
+use penstock_store::{engine::Engine, local::Local, s3::Service, server::Server};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -48,26 +50,56 @@ impl Store {
     }
 
     fn mounted(&self, name: &str) -> Mounted {
+        self.mount(name, self.engine.clone())
+    }
+
+    /// As [`Self::mounted`], but as in a cluster: over HTTP. The storage node is gone when the token fires.
+    fn mounted_over_http(&self, name: &str) -> (Mounted, CancellationToken) {
+        let access = |endpoint: String| Access {
+            endpoint,
+            region: "us-east-1".into(),
+            access_key_id: "key".into(),
+            secret_access_key: "secret".into(),
+            ca_pem: None,
+        };
+        let gone = CancellationToken::new();
+        let remote = self.runtime.block_on(async {
+            let metrics =
+                penstock_store::metrics::Metrics::register(&mut penstock_service::Admin::default().metrics);
+            let root = penstock_rdma::Credentials::new("key", "secret");
+            let service = Service::new(self.engine.clone(), root, "us-east-1".into(), metrics.clone());
+            let anywhere = "127.0.0.1:0".parse().unwrap();
+            let server = Server::bind(anywhere, None, service, metrics, 64).await.unwrap();
+            let address = server.address().unwrap();
+            tokio::spawn(server.run(gone.clone()));
+            access(format!("http://{address}")).engine().unwrap()
+        });
+        (self.mount(name, Arc::new(remote)), gone)
+    }
+
+    fn mount(&self, name: &str, engine: Arc<dyn Engine>) -> Mounted {
         let path = self.folder.path().join(name);
         let metrics = Metrics::default();
-        let staging =
-            Staging::prepare(&self.folder.path().join(format!("{name}-state")), metrics.clone()).unwrap();
-        let storage = Storage::new(self.engine.clone(), "bucket", "volume", Duration::from_secs(10));
+        let state = self.folder.path().join(format!("{name}-state"));
+        let staging = Staging::prepare(&state, metrics.clone()).unwrap();
+        let storage = Storage::new(engine, "bucket", "volume", Duration::from_secs(10));
         let look = Look {
             uid: 0,
             gid: 0,
             file_mode: 0o644,
             dir_mode: 0o755,
         };
-        let volume = Volume::new(storage, staging, look, metrics.clone());
+        let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()));
         let session = self.runtime.block_on(async {
             let device = mounts::mount_fuse(&path, "penstock:test").await.unwrap();
-            let session = Session::start(device, Arc::new(volume)).await.unwrap();
+            let session = Session::start(device, volume.clone()).await.unwrap();
             mounts::prove(&path).await.unwrap();
             session
         });
         Mounted {
             path,
+            state,
+            volume: Some(volume),
             session,
             metrics,
             runtime: Arc::clone(&self.runtime),
@@ -78,6 +110,8 @@ impl Store {
 /// A mount, which goes with its value.
 struct Mounted {
     path: PathBuf,
+    state: PathBuf,
+    volume: Option<Arc<Volume>>,
     session: Session,
     metrics: Metrics,
     runtime: Arc<Runtime>,
@@ -100,6 +134,8 @@ impl Drop for Mounted {
             let ended = tokio::time::timeout(Duration::from_secs(10), self.session.ended()).await;
             if !std::thread::panicking() {
                 ended.expect("the session ends with its mount");
+                // The kernel need not have said that the last files are closed.
+                drop(self.volume.take());
                 assert_eq!(self.metrics.staged_total(), 0, "a staged file was left");
             }
         });

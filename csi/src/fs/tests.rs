@@ -1,0 +1,68 @@
+use super::*;
+use crate::fuse::{Caller, ROOT};
+use bytes::Bytes;
+use penstock_store::{engine::Engine, local::Local};
+
+async fn volume(folder: &tempfile::TempDir) -> Volume {
+    let engine = Local::open(&folder.path().join("data")).await.unwrap();
+    engine.create_bucket("bucket").await.unwrap();
+    let storage = Storage::new(Arc::new(engine), "bucket", "", Duration::from_secs(10));
+    let staging = Staging::prepare(folder.path(), Metrics::default()).unwrap();
+    let look = Look {
+        uid: 0,
+        gid: 0,
+        file_mode: 0o644,
+        dir_mode: 0o755,
+    };
+    Volume::new(storage, staging, look, Metrics::default())
+}
+
+async fn ask(volume: &Volume, node: u64, operation: Operation) -> Reply {
+    let request = Request {
+        unique: 1,
+        resent: false,
+        node,
+        caller: Caller {
+            uid: 0,
+            gid: 0,
+            pid: 0,
+        },
+        operation,
+    };
+    volume.call(request).await
+}
+
+/// Makes a file with these flags; its handle.
+async fn create(volume: &Volume, name: &str, flags: OFlags) -> u64 {
+    let name = name.to_owned();
+    let flags = flags.bits();
+    match ask(volume, ROOT, Operation::Create { name, flags }).await {
+        Ok(Answer::Created(_, opened)) => opened.handle,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn pages_of_a_memory_map_go_to_their_place_through_an_appending_handle_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = volume(&folder).await;
+    let handle = create(&volume, "f", OFlags::RDWR | OFlags::APPEND).await;
+    for (bytes, mapped) in [("first", false), ("second", false), ("FIRST", true)] {
+        let write = Operation::Write {
+            handle,
+            offset: 0,
+            data: Bytes::from_static(bytes.as_bytes()),
+            mapped,
+        };
+        ask(&volume, ROOT, write).await.unwrap();
+    }
+    let read = Operation::Read {
+        handle,
+        offset: 0,
+        size: 100,
+    };
+    match ask(&volume, ROOT, read).await.unwrap() {
+        Answer::Data(pieces) => assert_eq!(pieces.concat(), b"FIRSTsecond"),
+        other => panic!("{other:?}"),
+    }
+}
