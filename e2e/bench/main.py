@@ -44,7 +44,9 @@ def main():
     if not rows:
         sys.exit(f"no row matches {options.row!r}; the rows are: {', '.join(name for name, _ in ROWS)}")
     print("==> release binaries", flush=True)
-    subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi"], cwd=ROOT, check=True)
+    # The whole workspace's features, so that `make images` need not compile the dependencies again.
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi"],
+                   cwd=ROOT, check=True)
     peers.install_rclone()
     if any(row in mount.ROWS for row in rows):
         peers.install_mountpoint()

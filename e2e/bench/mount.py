@@ -67,7 +67,7 @@ def mounts():
             pid = stack.enter_context(mounted(command(folder), folder, path / f"{bucket}.log", env=environment))
             return Mount(server, bucket, folder, pid)
 
-        yield {
+        all_of_them = {
             OURS: mount("ours", lambda folder: [
                 peers.ROOT / "target/release/penstock-csi", "mount", "ours", folder, "--endpoint", server.url,
                 "--state-dir", path / "state"]),
@@ -77,8 +77,11 @@ def mounts():
                 peers.RCLONE, "mount", ":s3:rclone", folder, "--s3-provider=Other", f"--s3-endpoint={server.url}",
                 "--s3-env-auth", "--vfs-cache-mode=writes", "--vfs-write-back=0", "--dir-cache-time=1s",
                 f"--cache-dir={path / 'rclone-cache'}"]),
-            MOUNTPOINT: mount("mountpoint", lambda folder: [peers.MOUNTPOINT, "mountpoint", folder, server.url]),
         }
+        if peers.MOUNTPOINT.exists():
+            all_of_them[MOUNTPOINT] = mount(
+                "mountpoint", lambda folder: [peers.MOUNTPOINT, "mountpoint", folder, server.url])
+        yield all_of_them
 
 
 def forget_pages(path):

@@ -32,10 +32,13 @@ def install_rclone():
 
 
 def install_mountpoint():
-    """Builds Mountpoint for Amazon S3; cargo builds nothing when it is there."""
-    print("==> building Mountpoint for Amazon S3 (some minutes, once)", flush=True)
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", MOUNTPOINT.parents[1]],
-                   cwd=MOUNTPOINT_SOURCE, check=True)
+    """Builds Mountpoint for Amazon S3. It is large, and C in part: where it does not build, the rows go without it."""
+    if not MOUNTPOINT.exists():
+        print("==> building Mountpoint for Amazon S3 (many minutes, once)", flush=True)
+        built = subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", MOUNTPOINT.parents[1]],
+                               cwd=MOUNTPOINT_SOURCE, check=False)
+        if built.returncode != 0:
+            print("==> Mountpoint for Amazon S3 does not build here; the rows go without it", flush=True)
 
 
 @contextlib.contextmanager

@@ -109,15 +109,15 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let said = response.headers().get(ERROR_CODE).and_then(|code| code.to_str().ok());
+        let said = response
+            .headers()
+            .get(ERROR_CODE)
+            .and_then(|code| code.to_str().ok());
         let code = said.map_or_else(|| code_of(status), str::to_owned);
         let body = self.collect(response.into_body()).await.unwrap_or_default();
         let (code, message) = match xml::error(&body) {
             Some(said) => said,
-            None => (
-                code,
-                status.canonical_reason().unwrap_or("").to_owned(),
-            ),
+            None => (code, status.canonical_reason().unwrap_or("").to_owned()),
         };
         Err(Failure {
             error: Error::Refused {

@@ -96,7 +96,7 @@ pub(super) async fn store(
     });
     let (mut batch, mut ended) = (first, false);
     loop {
-        let _never_closed_before = to_sums.send(batch.clone()).await;
+        let _panicked = to_sums.send(batch.clone()).await;
         // A closed channel means that the disk failed; the writer says why.
         if to_disk.send(Some(batch)).await.is_err() {
             break;
