@@ -461,14 +461,17 @@ fn a_file_that_is_replaced_again_and_again_is_whole_for_every_reader_of_the_node
                 }
             });
         }
-        for turn in 1..40 {
-            fs::write(mount.at("new"), vec![turn; 50_000]).unwrap();
-            let outcome = fs::rename(mount.at("new"), mount.at("config"));
-            if turn == 39 || outcome.is_err() {
-                done.store(true, Ordering::Relaxed);
+        // However it ends, the readers end too.
+        let replace = || -> std::io::Result<()> {
+            for turn in 1..40 {
+                fs::write(mount.at("new"), vec![turn; 50_000])?;
+                fs::rename(mount.at("new"), mount.at("config"))?;
             }
-            outcome.unwrap();
-        }
+            Ok(())
+        };
+        let outcome = replace();
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
     });
 }
 
