@@ -51,7 +51,7 @@ shell: ## A shell with kubectl, helm and KUBECONFIG, or one command: make shell 
 export CMD
 
 generate: ## Write the generated files (CRDs) anew
-	@cargo run --quiet -p penstock-crds --bin crdgen
+	@cargo run --quiet --bin crdgen
 
 clean: down ## Stop the cluster and remove build results (the tool cache stays: rm -r ~/.cache/penstock)
 	@cargo clean

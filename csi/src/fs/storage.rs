@@ -23,7 +23,7 @@ const READ_ATTEMPTS: u32 = 3;
 type Result<T> = std::result::Result<T, Failure>;
 
 /// One version of an object. Two are the same when their bytes are: how precise `modified` is depends on who says it (HEAD says
-/// seconds, a listing more, and the answer to a PUT nothing).
+/// seconds, a listing more, and the answer to a PUT nothing where the storage node is not ours).
 #[derive(Debug, Clone)]
 pub struct Version {
     /// Entity tag.
