@@ -13,6 +13,7 @@ mod client;
 mod credentials;
 mod endpoint;
 mod error;
+pub mod fabric;
 mod types;
 mod xml;
 
