@@ -15,6 +15,10 @@ pub const STORAGE_CLASS_READY: &str = "StorageClassReady";
 /// Step: the storage nodes run.
 pub const NODES_READY: &str = "NodesReady";
 
+/// The storage nodes have an RDMA device that works. `False` says why not, also where none is wanted; it counts for `Ready`
+/// with policy `Require` only.
+pub const RDMA_READY: &str = "RdmaReady";
+
 /// All is as wanted.
 pub const REASON_READY: &str = "Ready";
 /// The spec says that this step is not wanted.
@@ -31,3 +35,17 @@ pub const REASON_NAME_TAKEN: &str = "NameTaken";
 pub const REASON_API_REFUSED: &str = "ApiRefused";
 /// Nothing is waited for.
 pub const REASON_SETTLED: &str = "Settled";
+/// The storage node has not yet said how its RDMA device stands.
+pub const REASON_NOT_TOLD: &str = "NotTold";
+/// The process has no RDMA library.
+pub const REASON_NO_LIBRARY: &str = "NoLibrary";
+/// The Kubernetes node's kernel has no RDMA.
+pub const REASON_KERNEL_MODULE_MISSING: &str = "KernelModuleMissing";
+/// The pod has no RDMA device.
+pub const REASON_NO_DEVICE: &str = "NoDevice";
+/// The device's port is not active.
+pub const REASON_PORT_DOWN: &str = "PortDown";
+/// The device's port has no address for RoCE v2.
+pub const REASON_NO_ROCE_V2_GID: &str = "NoRoceV2Gid";
+/// The pod may not pin enough memory.
+pub const REASON_MEMLOCK_TOO_LOW: &str = "MemlockTooLow";

@@ -64,6 +64,10 @@ pub struct StorageClusterSpec {
     #[serde(default)]
     pub tls: Tls,
 
+    /// How bytes travel besides HTTP.
+    #[serde(default)]
+    pub rdma: Rdma,
+
     /// The StorageClass for claims that become buckets.
     #[serde(default)]
     pub storage_class: StorageClass,
@@ -214,6 +218,102 @@ fn yes() -> bool {
     true
 }
 
+/// How bytes travel besides HTTP: by RDMA between the storage node and the memory of its clients.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.resourceClaimTemplateName) && has(self.extendedResource))").message(
+        "set at most one of resourceClaimTemplateName and extendedResource: each gives the pod its RDMA device"
+    ),
+    validation = Rule::new(
+        "self.policy != 'Require' || has(self.resourceClaimTemplateName) || has(self.extendedResource)"
+    ).message(
+        "policy Require needs resourceClaimTemplateName or extendedResource: without one the pod has no RDMA device"
+    ),
+    validation = Rule::new("!(has(self.hostNetwork) && self.hostNetwork && has(self.networks))").message(
+        "set at most one of hostNetwork and networks: the pod is in the network of its node, or has networks of its own"
+    )
+)]
+pub struct Rdma {
+    /// `Require`: not Ready without RDMA. `Prefer`: RDMA where there is a device. `Off`: HTTP only.
+    #[serde(default)]
+    pub policy: RdmaPolicy,
+
+    /// A ResourceClaimTemplate of this namespace that gives the storage node an RDMA device (DRA).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"), length(max = 253))]
+    pub resource_claim_template_name: Option<String>,
+
+    /// An extended resource of which one gives the storage node an RDMA device (a device plugin), as `rdma/hca`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"),
+        length(max = 317)
+    )]
+    pub extended_resource: Option<String>,
+
+    /// Name of the device, as `mlx5_0`. Default: the first one that can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]+$"), length(max = 63))]
+    pub device: Option<String>,
+
+    /// Run in the network of the Kubernetes node, where the RDMA NIC has its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_network: Option<bool>,
+
+    /// Networks that the pod is attached to, as Multus wants them (annotation `k8s.v1.cni.cncf.io/networks`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub networks: Option<String>,
+
+    /// How the storage node may pin memory for its device.
+    #[serde(default)]
+    pub locked_memory: LockedMemory,
+
+    /// Huge pages of 2 MiB for the staging memory, as `64Mi`; ordinary pages without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(
+        "hugepages must be a positive quantity, as 64Mi"
+    ))]
+    pub hugepages: Option<String>,
+}
+
+/// Whether bytes travel by RDMA.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum RdmaPolicy {
+    /// Nothing but RDMA will do.
+    Require,
+    /// By RDMA where there is a device, else by HTTP.
+    #[default]
+    Prefer,
+    /// By HTTP.
+    Off,
+}
+
+impl RdmaPolicy {
+    /// As programs are told.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How the storage node may pin memory.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum LockedMemory {
+    /// As much as the container runtime allows (`LimitMEMLOCK` of containerd: 8 MiB unless set).
+    #[default]
+    Limit,
+    /// Any amount: the storage node runs as root with the capabilities `IPC_LOCK` and, for files that it wrote as another
+    /// user, `DAC_OVERRIDE`. The namespace must allow that (Pod Security level *privileged*).
+    Capability,
+}
+
 /// The StorageClass for claims that become buckets.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -253,6 +353,10 @@ pub struct StorageClass {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^0?[0-7]{3}$"))]
     pub dir_mode: Option<String>,
+
+    /// Whether the bytes of its volumes travel by RDMA. `Require`: a pod on a node where that cannot be does not start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdma: Option<RdmaPolicy>,
 }
 
 impl Default for StorageClass {
@@ -266,6 +370,7 @@ impl Default for StorageClass {
             gid: None,
             file_mode: None,
             dir_mode: None,
+            rdma: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     credentials,
     error::Error,
-    finalize, nodes,
+    finalize, nodes, rdma,
     resources::{self, Hashes, Names},
     status::{Findings, Step, told},
     tls,
@@ -31,7 +31,7 @@ use kube::{
 use penstock_crds::{
     CLUSTER_LABEL, FIELD_MANAGER, StorageCluster,
     conditions::{READY, REASON_API_REFUSED, REASON_NAME_TAKEN, REASON_NODE_FAILING, REASON_ROLLING_OUT},
-    storage_cluster::{NodeCounts, StorageClusterStatus},
+    storage_cluster::{NodeCounts, RdmaPolicy, StorageClusterStatus},
 };
 use serde_json::{Value, json};
 use std::{
@@ -153,7 +153,9 @@ async fn make_true(context: &Context, names: &Names, cluster: &StorageCluster) -
         apply(&context.client, &object).await?;
     }
     let set = apply_stateful_set(context, names, cluster, &hashes).await?;
-    (findings.counts, findings.nodes) = nodes::observe(context, names, &set).await?;
+    let pods = nodes::pods(context, names).await?;
+    (findings.counts, findings.nodes) = nodes::judge(&set, &pods);
+    findings.rdma = rdma::observe(cluster, &pods).await;
     (findings.storage_class, findings.storage_class_name) =
         ensure_storage_class(context, names, cluster).await?;
     Ok(findings)
@@ -168,6 +170,8 @@ fn blank(context: &Context, names: &Names, cluster: &StorageCluster) -> Findings
         tls: waiting(),
         storage_class: waiting(),
         nodes: waiting(),
+        rdma: waiting(),
+        rdma_required: cluster.spec.rdma.policy == RdmaPolicy::Require,
         counts: NodeCounts::new(cluster.spec.nodes, 0, 0),
         endpoint: names.endpoint(cluster),
         credentials_secret: names.credentials(),

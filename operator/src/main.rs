@@ -17,6 +17,7 @@ mod finalize;
 mod lease;
 mod metrics;
 mod nodes;
+mod rdma;
 mod resources;
 mod status;
 mod tls;

@@ -12,22 +12,19 @@ use penstock_crds::{
     storage_cluster::NodeCounts,
 };
 
-/// Looks at the nodes: how many there are, and whether all is well.
-pub async fn observe(
-    context: &Context,
-    names: &Names,
-    set: &StatefulSet,
-) -> Result<(NodeCounts, Step), Error> {
+/// The pods of a cluster's nodes.
+pub async fn pods(context: &Context, names: &Names) -> Result<Vec<Pod>, Error> {
     let pods = Api::<Pod>::namespaced(context.client.clone(), &names.namespace);
     let ours = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", names.cluster));
     let pods = pods
         .list(&ours)
         .await
         .map_err(Error::api(format!("list the pods of {}", names.cluster)))?;
-    Ok(judge(set, &pods.items))
+    Ok(pods.items)
 }
 
-fn judge(set: &StatefulSet, pods: &[Pod]) -> (NodeCounts, Step) {
+/// How many nodes there are, and whether all is well.
+pub fn judge(set: &StatefulSet, pods: &[Pod]) -> (NodeCounts, Step) {
     let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = set.status.clone().unwrap_or_default();
     let current = status.observed_generation >= set.metadata.generation;

@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use penstock_crds::{
     conditions::{
-        CREDENTIALS_READY, DEGRADED, NODES_READY, PROGRESSING, READY, REASON_DISABLED, REASON_READY,
-        REASON_SETTLED, STORAGE_CLASS_READY, TLS_READY,
+        CREDENTIALS_READY, DEGRADED, NODES_READY, PROGRESSING, RDMA_READY, READY, REASON_DISABLED,
+        REASON_READY, REASON_SETTLED, STORAGE_CLASS_READY, TLS_READY,
     },
     storage_cluster::{NodeCounts, StorageClusterStatus},
 };
@@ -74,6 +74,9 @@ pub struct Findings {
     pub tls: Step,
     pub storage_class: Step,
     pub nodes: Step,
+    pub rdma: Step,
+    /// Whether the cluster is not ready without RDMA.
+    pub rdma_required: bool,
     pub counts: NodeCounts,
     pub endpoint: String,
     pub credentials_secret: String,
@@ -82,25 +85,32 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn steps(&self) -> [(&'static str, &Step); 4] {
+    fn all_steps(&self) -> [(&'static str, &Step); 5] {
         [
             (CREDENTIALS_READY, &self.credentials),
             (TLS_READY, &self.tls),
             (STORAGE_CLASS_READY, &self.storage_class),
             (NODES_READY, &self.nodes),
+            (RDMA_READY, &self.rdma),
         ]
+    }
+
+    /// Those that must be done.
+    fn steps(&self) -> impl Iterator<Item = (&'static str, &Step)> {
+        let needed = |(kind, _): &(&str, &Step)| *kind != RDMA_READY || self.rdma_required;
+        self.all_steps().into_iter().filter(needed)
     }
 
     /// Whether nothing is left to be done or waited for.
     pub fn settled(&self) -> bool {
-        self.steps().iter().all(|(_, step)| step.is_done())
+        let told = self.rdma.state != State::Waiting;
+        told && self.steps().all(|(_, step)| step.is_done())
     }
 
     /// The status to be shown after `old`; conditions that did not change keep their time.
     pub fn status(&self, old: &StorageClusterStatus, now: Timestamp) -> StorageClusterStatus {
         let first = |state| {
             self.steps()
-                .into_iter()
                 .map(|(_, step)| step)
                 .find(|step| step.state == state)
         };
@@ -134,7 +144,7 @@ impl Findings {
             ),
         };
         let mut all = vec![ready, progressing, degraded];
-        for (kind, step) in self.steps() {
+        for (kind, step) in self.all_steps() {
             let status = if step.is_done() { "True" } else { "False" };
             all.push((kind, status, step.reason, step.message.clone()));
         }
@@ -176,7 +186,7 @@ pub fn told<'s>(status: &'s StorageClusterStatus, kind: &str) -> Option<(&'s str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use penstock_crds::conditions::{REASON_NAME_TAKEN, REASON_ROLLING_OUT};
+    use penstock_crds::conditions::{REASON_NAME_TAKEN, REASON_NO_DEVICE, REASON_ROLLING_OUT};
 
     fn findings(nodes: Step, class: Step) -> Findings {
         Findings {
@@ -185,6 +195,8 @@ mod tests {
             tls: Step::disabled("TLS is off"),
             storage_class: class,
             nodes,
+            rdma: Step::failed(REASON_NO_DEVICE, "there is no RDMA device"),
+            rdma_required: false,
             counts: NodeCounts::new(1, 1, 1),
             endpoint: "http://demo.default.svc:9000".into(),
             credentials_secret: "demo-credentials".into(),
@@ -215,6 +227,17 @@ mod tests {
         let status = findings(done(), Step::failed(REASON_NAME_TAKEN, "taken")).status(&old, now);
         assert_eq!(words(&status, READY), ("False", REASON_NAME_TAKEN));
         assert_eq!(words(&status, DEGRADED), ("True", REASON_NAME_TAKEN));
+    }
+
+    #[test]
+    fn rdma_is_told_always_and_counts_when_it_is_required() {
+        let mut found = findings(Step::done("fine"), Step::done("fine"));
+        for (required, ready) in [(false, "True"), (true, "False")] {
+            found.rdma_required = required;
+            let status = found.status(&StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
+            assert_eq!(words(&status, RDMA_READY), ("False", REASON_NO_DEVICE));
+            assert_eq!(told(&status, READY).unwrap().0, ready);
+        }
     }
 
     #[test]

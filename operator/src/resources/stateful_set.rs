@@ -2,7 +2,10 @@
 
 use super::{ADMIN_PORT, Names, S3_PORT};
 use crate::context::Config;
-use penstock_crds::{StorageCluster, storage_cluster::DeletionPolicy};
+use penstock_crds::{
+    StorageCluster,
+    storage_cluster::{DeletionPolicy, LockedMemory, RdmaPolicy},
+};
 use serde_json::{Value, json};
 
 const CREDENTIALS: &str = "/etc/penstock/credentials";
@@ -49,6 +52,9 @@ pub fn stateful_set(
             },
         },
     });
+    if let Some(networks) = &spec.rdma.networks {
+        set["spec"]["template"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = json!(networks);
+    }
     if let Some(template) = &spec.storage.volume_claim_template {
         let mut claim = json!({
             "accessModes": ["ReadWriteOnce"],
@@ -74,7 +80,11 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
         format!("--root-access-key-file={CREDENTIALS}/accessKeyId"),
         format!("--root-secret-key-file={CREDENTIALS}/secretAccessKey"),
+        format!("--rdma={}", spec.rdma.policy.as_str()),
     ];
+    if let Some(device) = &spec.rdma.device {
+        args.push(format!("--rdma-device={device}"));
+    }
     let mut mounts = vec![
         json!({"name": "data", "mountPath": "/data"}),
         json!({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": true}),
@@ -143,6 +153,7 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
         }],
         "volumes": volumes,
     });
+    give_device(&mut pod, cluster);
     if !spec.node_selector.is_empty() {
         pod["nodeSelector"] = json!(spec.node_selector);
     }
@@ -156,6 +167,49 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
         pod["imagePullSecrets"] = json!(spec.image_pull_secrets);
     }
     pod
+}
+
+/// What a pod needs besides for an RDMA device: the device, its network, pinned memory.
+fn give_device(pod: &mut Value, cluster: &StorageCluster) {
+    let rdma = &cluster.spec.rdma;
+    if rdma.policy == RdmaPolicy::Off {
+        return;
+    }
+    if let Some(template) = &rdma.resource_claim_template_name {
+        pod["resourceClaims"] = json!([{"name": "rdma", "resourceClaimTemplateName": template}]);
+        pod["containers"][0]["resources"]["claims"] = json!([{"name": "rdma"}]);
+    }
+    let counted = rdma
+        .extended_resource
+        .as_ref()
+        .map(|name| (name.clone(), "1".to_owned()));
+    let huge = rdma
+        .hugepages
+        .as_ref()
+        .map(|size| ("hugepages-2Mi".to_owned(), size.clone()));
+    for (name, amount) in counted.into_iter().chain(huge) {
+        for kind in ["requests", "limits"] {
+            pod["containers"][0]["resources"][kind][&name] = json!(amount);
+        }
+    }
+    if rdma.hugepages.is_some() {
+        // Kubernetes gives huge pages only to pods that ask for processor or memory too.
+        let requests = &mut pod["containers"][0]["resources"]["requests"];
+        if requests.get("cpu").is_none() && requests.get("memory").is_none() {
+            requests["memory"] = json!("64Mi");
+        }
+    }
+    if rdma.host_network == Some(true) {
+        pod["hostNetwork"] = json!(true);
+        pod["dnsPolicy"] = json!("ClusterFirstWithHostNet");
+    }
+    if rdma.locked_memory == LockedMemory::Capability {
+        // A capability that is added takes effect for root only.
+        let context = &mut pod["containers"][0]["securityContext"];
+        context["runAsUser"] = json!(0);
+        context["runAsNonRoot"] = json!(false);
+        context["capabilities"]["add"] = json!(["IPC_LOCK", "DAC_OVERRIDE"]);
+    }
 }
 
 /// The image that the storage nodes are to run.
@@ -229,5 +283,62 @@ mod tests {
                 wanted
             );
         }
+    }
+
+    #[test]
+    fn an_rdma_device_comes_with_its_network_and_pinned_memory_and_only_when_asked_for() {
+        let storage = json!({"volumeClaimTemplate": {"size": "1Gi"}});
+        let template = |rdma: Value| {
+            let set = made(json!({"storage": storage, "rdma": rdma}));
+            set["spec"]["template"].clone()
+        };
+        let plain = template(json!({}));
+        assert!(
+            plain["spec"]["containers"][0]["args"]
+                .to_string()
+                .contains("--rdma=prefer")
+        );
+        assert_eq!(
+            plain["spec"]["containers"][0]["securityContext"]["capabilities"],
+            json!({"drop": ["ALL"]})
+        );
+
+        let full = template(json!({
+            "policy": "Require", "extendedResource": "rdma/hca", "device": "mlx5_1", "networks": "rdma-net",
+            "lockedMemory": "Capability", "hugepages": "64Mi",
+        }));
+        let container = &full["spec"]["containers"][0];
+        assert_eq!(
+            full["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"],
+            "rdma-net"
+        );
+        assert_eq!(
+            container["resources"]["limits"],
+            json!({"rdma/hca": "1", "hugepages-2Mi": "64Mi"})
+        );
+        assert_eq!(container["resources"]["requests"]["memory"], "64Mi");
+        assert_eq!(
+            container["securityContext"]["capabilities"],
+            json!({"drop": ["ALL"], "add": ["IPC_LOCK", "DAC_OVERRIDE"]})
+        );
+        let args = container["args"].to_string();
+        assert!(
+            args.contains("--rdma=require") && args.contains("--rdma-device=mlx5_1"),
+            "{args}"
+        );
+
+        let claimed = template(json!({"resourceClaimTemplateName": "nic", "hostNetwork": true}));
+        assert_eq!(
+            claimed["spec"]["resourceClaims"][0]["resourceClaimTemplateName"],
+            "nic"
+        );
+        assert_eq!(
+            claimed["spec"]["containers"][0]["resources"]["claims"][0]["name"],
+            "rdma"
+        );
+        assert_eq!(claimed["spec"]["hostNetwork"], true);
+
+        let off = template(json!({"policy": "Off", "extendedResource": "rdma/hca"}));
+        assert_eq!(off["spec"]["containers"][0]["resources"], json!({}));
     }
 }

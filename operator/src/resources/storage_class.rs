@@ -29,6 +29,7 @@ pub fn storage_class(names: &Names, cluster: &StorageCluster) -> Value {
         ("gid", spec.gid.map(|id| id.to_string())),
         ("fileMode", spec.file_mode.clone()),
         ("dirMode", spec.dir_mode.clone()),
+        ("rdma", spec.rdma.map(|policy| policy.as_str().to_owned())),
     ];
     for (name, value) in optional {
         if let Some(value) = value {

@@ -1,0 +1,116 @@
+//! Whether the storage nodes can use RDMA: each is asked at its admin endpoint, since only the process in the pod knows what
+//! it may open, pin and address.
+
+use crate::{resources::ADMIN_PORT, status::Step};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use penstock_crds::{
+    StorageCluster,
+    conditions::{
+        REASON_DISABLED, REASON_KERNEL_MODULE_MISSING, REASON_MEMLOCK_TOO_LOW, REASON_NO_DEVICE,
+        REASON_NO_LIBRARY, REASON_NO_ROCE_V2_GID, REASON_NOT_TOLD, REASON_PORT_DOWN,
+    },
+    storage_cluster::RdmaPolicy,
+};
+use serde::Deserialize;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_ANSWER: usize = 16 << 10;
+
+/// The answer of a storage node at `/rdma`.
+#[derive(Debug, Deserialize)]
+struct Told {
+    ready: bool,
+    reason: String,
+    message: String,
+}
+
+/// Asks the pods of a cluster. The step fails when one of them cannot use RDMA.
+pub async fn observe(cluster: &StorageCluster, pods: &[Pod]) -> Step {
+    if cluster.spec.rdma.policy == RdmaPolicy::Off {
+        return Step::failed(REASON_DISABLED, "rdma.policy is Off: bytes travel by HTTP");
+    }
+    let mut fine = Vec::new();
+    for pod in pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+    {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match ask(pod).await {
+            Ok(told) if told.ready => fine.push(format!("{name}: {}", told.message)),
+            Ok(told) => return Step::failed(known(&told.reason), format!("{name}: {}", told.message)),
+            Err(cause) => return Step::waiting(REASON_NOT_TOLD, format!("{name}: {cause}")),
+        }
+    }
+    if fine.is_empty() {
+        return Step::waiting(REASON_NOT_TOLD, "no storage node runs yet");
+    }
+    Step::done(fine.join("; "))
+}
+
+async fn ask(pod: &Pod) -> Result<Told, String> {
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    let address: std::net::IpAddr = address
+        .and_then(|address| address.parse().ok())
+        .ok_or("the pod has no address yet")?;
+    let uri = format!("http://{}/rdma", std::net::SocketAddr::new(address, ADMIN_PORT));
+    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let answer = async {
+        let uri = uri.parse().map_err(|error| format!("{uri}: {error}"))?;
+        let response = client
+            .get(uri)
+            .await
+            .map_err(|error| penstock_service::chain(&error))?;
+        if !response.status().is_success() {
+            return Err(format!(
+                "its admin endpoint answers {} to /rdma",
+                response.status()
+            ));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body
+            .map_err(|error| format!("its answer broke off: {error}"))?
+            .to_bytes();
+        serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
+    };
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!(
+            "its admin endpoint did not answer within {} s",
+            PATIENCE.as_secs()
+        )),
+    }
+}
+
+/// Reasons are few and known, so that scripts can rely on them.
+fn known(reason: &str) -> &'static str {
+    [
+        REASON_DISABLED,
+        REASON_NO_LIBRARY,
+        REASON_KERNEL_MODULE_MISSING,
+        REASON_NO_DEVICE,
+        REASON_PORT_DOWN,
+        REASON_NO_ROCE_V2_GID,
+        REASON_MEMLOCK_TOO_LOW,
+    ]
+    .into_iter()
+    .find(|known| *known == reason)
+    .unwrap_or(REASON_NOT_TOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_storage_nodes_are_those_of_the_condition() {
+        assert_eq!(known("NoDevice"), REASON_NO_DEVICE);
+        assert_eq!(known("<script>"), REASON_NOT_TOLD);
+    }
+}
