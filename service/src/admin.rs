@@ -1,4 +1,4 @@
-//! The admin endpoint: `/metrics` (Prometheus text), `/livez` and `/readyz`.
+//! The admin endpoint: `/metrics` (Prometheus text), `/livez`, `/readyz`, and documents of the process' own.
 
 use crate::{Args, Health};
 use axum::{
@@ -19,7 +19,12 @@ pub struct Admin {
     pub liveness: Health,
     /// Fails while the process cannot do its work.
     pub readiness: Health,
+    /// JSON documents by their paths, each made when it is asked for.
+    pub documents: Vec<(&'static str, Document)>,
 }
+
+/// Writes a document.
+pub type Document = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Why the admin endpoint could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +46,7 @@ impl Admin {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn serve(
-        self,
+        mut self,
         args: &Args,
         draining: CancellationToken,
     ) -> Result<Option<SocketAddr>, BindError> {
@@ -51,15 +56,20 @@ impl Admin {
         let failed = |source| BindError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
+        let documents = std::mem::take(&mut self.documents);
         let shown = Arc::new(Shown {
             admin: self,
             draining,
         });
-        let router = Router::new()
+        let mut router = Router::new()
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .with_state(shown);
+        for (path, document) in documents {
+            let answer = move || std::future::ready(([(CONTENT_TYPE, "application/json")], document()));
+            router = router.route(path, get(answer));
+        }
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the admin endpoint ended");
