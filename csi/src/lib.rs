@@ -14,6 +14,7 @@ pub mod access;
 pub mod agent;
 pub mod attributes;
 pub mod controller;
+pub mod events;
 pub mod fs;
 pub mod fuse;
 pub mod grpc;
