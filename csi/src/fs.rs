@@ -90,7 +90,6 @@ pub struct Volume {
 }
 
 struct FileHandle {
-    node: Arc<Node>,
     content: Arc<Content>,
     append: bool,
     writable: bool,
@@ -171,7 +170,8 @@ impl Volume {
 
     fn keep(&self, handle: &FileHandle) {
         if let Some(staged) = handle.content.staged().filter(|_| handle.content.is_dirty()) {
-            self.staging.keep(&staged, &self.storage.key(&handle.node.path()));
+            self.staging
+                .keep(&staged, &self.storage.key(&handle.content.node().path()));
         }
     }
 
@@ -413,7 +413,11 @@ impl Volume {
                     {
                         notifier.attributes_changed(node.id);
                     }
-                    let content = node.open_or(Content::new(version.clone()));
+                    // The kernel opens by number what it looked up by name a moment ago. What was put under the name since then
+                    // is what opens, and shares its fate from now on.
+                    let owner = self.nodes.owner(node);
+                    let content = owner.open_or(Content::new(Arc::clone(&owner), version.clone()));
+                    let content = node.open_or(content);
                     if content.is_dirty() || content.version() == version {
                         return Ok(content);
                     }
@@ -422,10 +426,9 @@ impl Volume {
         }
     }
 
-    fn opened(&self, node: Arc<Node>, content: Arc<Content>, flags: OFlags) -> Opened {
+    fn opened(&self, content: Arc<Content>, flags: OFlags) -> Opened {
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let file = FileHandle {
-            node,
             content,
             append: flags.contains(OFlags::APPEND),
             writable: flags.intersects(OFlags::WRONLY | OFlags::RDWR),
@@ -438,17 +441,17 @@ impl Volume {
     async fn open(&self, node: u64, flags: u32) -> Result<Opened, Errno> {
         let node = self.nodes.file(node)?;
         let (_claim, path) = self.claim(&node).await;
-        self.open_claimed(node, &path, OFlags::from_bits_retain(flags))
+        self.open_claimed(&node, &path, OFlags::from_bits_retain(flags))
             .await
     }
 
-    async fn open_claimed(&self, node: Arc<Node>, path: &str, flags: OFlags) -> Result<Opened, Errno> {
-        let content = self.current(&node).await?;
+    async fn open_claimed(&self, node: &Arc<Node>, path: &str, flags: OFlags) -> Result<Opened, Errno> {
+        let content = self.current(node).await?;
         if flags.contains(OFlags::TRUNC) {
             let emptied = content.empty(&self.source(path)).await;
             emptied.map_err(|failure| failure.report("truncate", path))?;
         }
-        Ok(self.opened(node, content, flags))
+        Ok(self.opened(content, flags))
     }
 
     async fn create(&self, parent: u64, name: &str, flags: u32) -> Reply {
@@ -458,15 +461,15 @@ impl Volume {
             Ok(version) => {
                 let node = self.nodes.look_up(&path, Kind::File);
                 node.tell(&version);
-                let content = Content::new(version);
+                let content = Content::new(Arc::clone(&node), version);
                 node.set_open_content(&content);
                 let entry = self.entry(&node, self.content_attributes(&node, &content));
-                Ok(Answer::Created(entry, self.opened(node, content, wanted)))
+                Ok(Answer::Created(entry, self.opened(content, wanted)))
             }
             // Somebody else was faster.
             Err(failure) if failure.is_precondition() && !wanted.contains(OFlags::EXCL) => {
                 let node = self.nodes.look_up(&path, Kind::File);
-                let opened = match self.open_claimed(Arc::clone(&node), &path, wanted).await {
+                let opened = match self.open_claimed(&node, &path, wanted).await {
                     Ok(opened) => opened,
                     Err(errno) => {
                         // The kernel is not told of the node, so it will not forget it.
@@ -503,17 +506,17 @@ impl Volume {
             if let Some(staged) = handle.content.staged() {
                 break staged.read(offset, size).await.map(|bytes| vec![bytes]);
             }
-            let (version, path) = (handle.content.version(), handle.node.path());
+            let (version, path) = (handle.content.version(), handle.content.node().path());
             let storage = &self.storage;
             let outcome = handle.reader.read(storage, &path, &version, offset, size).await;
             // Renamed, replaced or removed here meanwhile: the bytes are under the new name now, or on this node's disk.
-            let has_moved = || handle.node.path() != path || handle.content.staged().is_some();
+            let has_moved = || handle.content.node().path() != path || handle.content.staged().is_some();
             match outcome {
                 Err(failure) if failure.is_precondition() && has_moved() => {}
                 outcome => break outcome,
             }
         };
-        let pieces = pieces.map_err(|failure| failure.report("read", &handle.node.path()))?;
+        let pieces = pieces.map_err(|failure| failure.report("read", &handle.content.node().path()))?;
         self.metrics
             .read(pieces.iter().map(|piece| piece.len() as u64).sum());
         Ok(Answer::Data(pieces))
@@ -523,9 +526,9 @@ impl Volume {
         let handle = self.file(handle)?;
         // The first write takes the object's bytes here, so its name must stay; the others need no name.
         let (_claim, path) = match handle.content.staged() {
-            Some(_) => (None, handle.node.path()),
+            Some(_) => (None, handle.content.node().path()),
             None => {
-                let (claim, path) = self.claim(&handle.node).await;
+                let (claim, path) = self.claim(handle.content.node()).await;
                 (Some(claim), path)
             }
         };
@@ -542,10 +545,10 @@ impl Volume {
     }
 
     async fn upload(&self, handle: &FileHandle) -> Result<(), Errno> {
-        let (_claim, path) = self.claim(&handle.node).await;
+        let (_claim, path) = self.claim(handle.content.node()).await;
         match handle.content.upload(&self.source(&path)).await {
             Ok(Some(version)) => {
-                handle.node.tell(&version);
+                handle.content.node().tell(&version);
                 Ok(())
             }
             Ok(None) => Ok(()),

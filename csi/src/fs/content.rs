@@ -2,6 +2,7 @@
 
 use super::{
     failure::Failure,
+    nodes::Node,
     staging::{Staged, Staging},
     storage::{Storage, Version},
 };
@@ -19,6 +20,7 @@ use std::{
 /// It begins as a version of an object. The first write stages it: from then on the staged file is the truth here, and
 /// [`Content::upload`] makes it the object. Nothing is kept when the last handle lets go.
 pub struct Content {
+    node: Arc<Node>,
     version: Mutex<Version>,
     staged: Mutex<Option<Arc<Staged>>>,
     /// Staging, writing and uploading happen one at a time, so that an upload is one state of the file.
@@ -36,14 +38,20 @@ pub enum Place {
 }
 
 impl Content {
-    /// The content of a version.
-    pub fn new(version: Version) -> Arc<Self> {
+    /// The content of a version of a node's file.
+    pub fn new(node: Arc<Node>, version: Version) -> Arc<Self> {
         Arc::new(Self {
+            node,
             version: Mutex::new(version),
             staged: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
             unlinked: AtomicBool::new(false),
         })
+    }
+
+    /// Whose file it is: its path is where the bytes come from and go to.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     fn version_lock(&self) -> MutexGuard<'_, Version> {

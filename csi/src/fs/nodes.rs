@@ -258,6 +258,21 @@ impl Nodes {
         }
     }
 
+    /// The file that has this node's name now: another one if it was put in its place, else (again) this one.
+    pub fn owner(&self, node: &Arc<Node>) -> Arc<Node> {
+        let mut table = locked(&self.table);
+        let path = node.path();
+        let found = table.by_path.get(&path).and_then(|id| table.by_id.get(id));
+        match found.map(|slot| Arc::clone(&slot.node)) {
+            Some(other) if other.kind == node.kind => return other,
+            Some(_) => {}
+            None => {
+                table.by_path.insert(path, node.id);
+            }
+        }
+        Arc::clone(node)
+    }
+
     /// What was at `from`, and everything in it, is at `to` now.
     pub fn moved(&self, from: &str, to: &str) {
         let mut table = locked(&self.table);

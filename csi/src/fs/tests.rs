@@ -66,3 +66,65 @@ async fn pages_of_a_memory_map_go_to_their_place_through_an_appending_handle_too
         other => panic!("{other:?}"),
     }
 }
+
+/// The kernel looks a name up and opens the number it got; a rename may come in between.
+#[tokio::test]
+async fn what_was_replaced_between_look_up_and_open_opens_as_what_replaced_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = volume(&folder).await;
+    let write = async |name: &str, bytes: &'static [u8]| {
+        let handle = create(&volume, name, OFlags::WRONLY).await;
+        let write = Operation::Write {
+            handle,
+            offset: 0,
+            data: Bytes::from_static(bytes),
+            mapped: false,
+        };
+        ask(&volume, ROOT, write).await.unwrap();
+        ask(&volume, ROOT, Operation::Flush { handle }).await.unwrap();
+        ask(&volume, ROOT, Operation::Release { handle }).await.unwrap();
+    };
+    let replace = async || {
+        let rename = Operation::Rename {
+            name: "new".to_owned(),
+            new_parent: ROOT,
+            new_name: "f".to_owned(),
+            flags: 0,
+        };
+        ask(&volume, ROOT, rename).await.unwrap();
+    };
+    write("f", b"one").await;
+    let found = ask(&volume, ROOT, Operation::Lookup { name: "f".to_owned() }).await;
+    let Ok(Answer::Entry(entry)) = found else {
+        panic!("{found:?}")
+    };
+    for (turn, (bytes, next)) in [(&b"two"[..], &b"three"[..]), (b"four", b"five")]
+        .into_iter()
+        .enumerate()
+    {
+        write("new", bytes).await;
+        replace().await;
+        let open = Operation::Open {
+            flags: OFlags::RDONLY.bits(),
+        };
+        let opened = ask(&volume, entry.node, open).await;
+        let Ok(Answer::Opened(Opened { handle })) = opened else {
+            panic!("turn {turn}: {opened:?}")
+        };
+        // Replaced again while it is open: whoever has it open keeps it.
+        write("new", next).await;
+        replace().await;
+        let read = Operation::Read {
+            handle,
+            offset: 0,
+            size: 100,
+        };
+        match ask(&volume, entry.node, read).await.unwrap() {
+            Answer::Data(pieces) => assert_eq!(pieces.concat(), bytes),
+            other => panic!("{other:?}"),
+        }
+        ask(&volume, entry.node, Operation::Release { handle })
+            .await
+            .unwrap();
+    }
+}
