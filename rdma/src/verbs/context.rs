@@ -130,8 +130,9 @@ pub(super) struct Context {
     next_id: AtomicU64,
     regions: AtomicUsize,
     registered_bytes: AtomicU64,
+    dying: AtomicUsize,
     /// Tells the completion task that a queue pair was killed.
-    pub(super) killed: Arc<Notify>,
+    killed: Arc<Notify>,
     /// Tells the completion task to end.
     ended: Arc<Notify>,
 }
@@ -139,7 +140,12 @@ pub(super) struct Context {
 impl Context {
     fn open(verbs: &'static Verbs, options: &Options, port: Port, gid: GidEntry) -> Result<Arc<Self>> {
         let raw = open_device(verbs, &port)?;
-        let mut unfinished = Unfinished { verbs, raw, pd: None, channel: None };
+        let mut unfinished = Unfinished {
+            verbs,
+            raw,
+            pd: None,
+            channel: None,
+        };
         let mut device = sys::ibv_device_attr::zeroed();
         // SAFETY: the device is open, and `device` is what the call fills.
         check("ask what the device can do", unsafe {
@@ -151,7 +157,11 @@ impl Context {
             (verbs.ibv_query_port)(raw.get(), port.number, &mut state)
         })?;
         if state.state != sys::IBV_PORT_ACTIVE {
-            return Err(Unavailable::PortDown { device: port.device, port: port.number }.into());
+            return Err(Unavailable::PortDown {
+                device: port.device,
+                port: port.number,
+            }
+            .into());
         }
         // SAFETY: the device is open.
         let pd = Handle::new(unsafe { (verbs.ibv_alloc_pd)(raw.get()) });
@@ -189,13 +199,16 @@ impl Context {
             reads: small(device.max_qp_init_rd_atom),
             largest_message: state.max_msg_sz,
             max_work_requests: u16::try_from(device.max_qp_wr).unwrap_or(u16::MAX),
-            memory_windows: options.memory_windows && device.device_cap_flags & windows != 0 && device.max_mw > 0,
+            memory_windows: options.memory_windows
+                && device.device_cap_flags & windows != 0
+                && device.max_mw > 0,
             active: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             queue_pairs: Mutex::default(),
             next_id: AtomicU64::new(1),
             regions: AtomicUsize::new(0),
             registered_bytes: AtomicU64::new(0),
+            dying: AtomicUsize::new(0),
             killed: Arc::default(),
             ended: Arc::default(),
         });
@@ -230,11 +243,33 @@ impl Context {
 
     /// The device is lost: nothing on it works any more.
     pub(super) fn fail(&self) {
-        tracing::error!(device = self.info.name, "the RDMA device failed; it must be opened again");
+        tracing::error!(
+            device = self.info.name,
+            "the RDMA device failed; it must be opened again"
+        );
         self.failed.store(true, Ordering::Release);
         for queue_pair in self.all() {
             queue_pair.kill_now();
         }
+    }
+
+    /// A queue pair waits to be destroyed.
+    pub(super) fn died(&self) {
+        self.dying.fetch_add(1, Ordering::AcqRel);
+        self.killed.notify_one();
+    }
+
+    /// One waits no more.
+    pub(super) fn buried(&self) {
+        self.dying.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The queue pairs that wait to be destroyed.
+    pub(super) fn dying(&self) -> Vec<Arc<Shared>> {
+        if self.dying.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        self.all()
     }
 
     pub(super) fn registered(&self, regions: usize, bytes: u64) {
@@ -404,7 +439,10 @@ pub(super) fn last_error(doing: &'static str) -> Error {
 }
 
 fn device_error(doing: &'static str, error: &io::Error) -> Error {
-    Error::Device { doing, cause: error.to_string() }
+    Error::Device {
+        doing,
+        cause: error.to_string(),
+    }
 }
 
 /// An `enum ibv_mtu` in bytes.

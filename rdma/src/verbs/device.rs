@@ -59,9 +59,7 @@ impl GidEntry {
     /// The address that it is, with RoCE v2.
     pub fn address(&self) -> IpAddr {
         let address = Ipv6Addr::from(self.gid.0);
-        address
-            .to_ipv4_mapped()
-            .map_or(IpAddr::V6(address), IpAddr::V4)
+        address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
     }
 
     fn is_link_local(&self) -> bool {
@@ -150,7 +148,11 @@ impl Sysfs {
     /// Why the best of the unusable ones cannot be used, if none can.
     pub fn choose(&self, choice: &Choice) -> Result<Vec<(Port, GidEntry)>, Unavailable> {
         let all = self.ports()?;
-        let names = all.iter().map(|port| port.device.as_str()).collect::<Vec<_>>().join(", ");
+        let names = all
+            .iter()
+            .map(|port| port.device.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let wanted = all.into_iter().filter(|port| {
             choice.device.as_ref().is_none_or(|name| *name == port.device)
                 && choice.port.is_none_or(|number| number == port.number)
@@ -158,8 +160,14 @@ impl Sysfs {
         let (mut usable, mut why) = (Vec::new(), None);
         for port in wanted {
             let unusable = |port: Port, state| match state {
-                true => Unavailable::NoRoceV2Gid { device: port.device, port: port.number },
-                false => Unavailable::PortDown { device: port.device, port: port.number },
+                true => Unavailable::NoRoceV2Gid {
+                    device: port.device,
+                    port: port.number,
+                },
+                false => Unavailable::PortDown {
+                    device: port.device,
+                    port: port.number,
+                },
             };
             match port.gid(choice.address, &is_mine).cloned() {
                 Some(gid) if port.is_active() => usable.push((port, gid)),
@@ -174,14 +182,22 @@ impl Sysfs {
         }
         if usable.is_empty() {
             return Err(why.unwrap_or_else(|| {
-                let which = choice.device.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-                let which = choice.port.map_or(which.clone(), |port| format!("{which} with a port {port}"));
+                let which = choice
+                    .device
+                    .as_deref()
+                    .map(|name| format!(" {name}"))
+                    .unwrap_or_default();
+                let which = choice
+                    .port
+                    .map_or(which.clone(), |port| format!("{which} with a port {port}"));
                 Unavailable::NoDevice(which, format!("there are: {names}"))
             }));
         }
         usable.sort_by_key(|(port, gid)| {
             (
-                choice.address.is_some_and(|address| port.infiniband || gid.address() != address),
+                choice
+                    .address
+                    .is_some_and(|address| port.infiniband || gid.address() != address),
                 choice.numa_node.is_some_and(|node| port.numa_node != Some(node)),
                 !port.infiniband && !is_mine(gid.address()),
                 // In whole Mb/s, so that it can be compared.
@@ -338,20 +354,33 @@ mod tests {
         let fake = Fake::new("gid");
         fake.device("mlx5_0", "4: ACTIVE", "100 Gb/sec (4X EDR)", "0", &TABLE);
         let index = |address: Option<&str>| {
-            let choice = Choice { address: address.map(|text| text.parse().unwrap()), ..Choice::default() };
+            let choice = Choice {
+                address: address.map(|text| text.parse().unwrap()),
+                ..Choice::default()
+            };
             fake.choose(&choice).unwrap()[0].1.index
         };
         assert_eq!(index(None), 4, "IPv4 first");
         assert_eq!(index(Some("10.9.0.1")), 4);
         assert_eq!(index(Some("fd00::1")), 2);
-        assert_eq!(index(Some("10.1.1.1")), 4, "an address that nothing has is no reason to refuse");
+        assert_eq!(
+            index(Some("10.1.1.1")),
+            4,
+            "an address that nothing has is no reason to refuse"
+        );
     }
 
     #[test]
     fn an_own_address_comes_before_those_of_other_network_namespaces() {
         let fake = Fake::new("own");
         let own = "0000:0000:0000:0000:0000:ffff:7f00:0001";
-        fake.device("mlx5_0", "4: ACTIVE", "100 Gb/sec (4X EDR)", "0", &[(V4, "RoCE v2"), (own, "RoCE v2")]);
+        fake.device(
+            "mlx5_0",
+            "4: ACTIVE",
+            "100 Gb/sec (4X EDR)",
+            "0",
+            &[(V4, "RoCE v2"), (own, "RoCE v2")],
+        );
         assert_eq!(fake.choose(&Choice::default()).unwrap()[0].1.index, 1);
     }
 
@@ -367,8 +396,20 @@ mod tests {
             ports.into_iter().map(|(port, _)| port.device).collect::<String>()
         };
         assert_eq!(order(Choice::default()), "cba");
-        assert_eq!(order(Choice { numa_node: Some(0), ..Choice::default() }), "acb");
-        assert_eq!(order(Choice { device: Some("b".to_owned()), ..Choice::default() }), "b");
+        assert_eq!(
+            order(Choice {
+                numa_node: Some(0),
+                ..Choice::default()
+            }),
+            "acb"
+        );
+        assert_eq!(
+            order(Choice {
+                device: Some("b".to_owned()),
+                ..Choice::default()
+            }),
+            "b"
+        );
     }
 
     #[test]
@@ -379,10 +420,29 @@ mod tests {
         fake.put("class/infiniband_verbs/abi_version", "6");
         assert_eq!(reason(&Choice::default()).reason(), "NoDevice");
         fake.device("a", "1: DOWN", "100 Gb/sec", "0", &TABLE);
-        assert_eq!(reason(&Choice::default()), Unavailable::PortDown { device: "a".to_owned(), port: 1 });
+        assert_eq!(
+            reason(&Choice::default()),
+            Unavailable::PortDown {
+                device: "a".to_owned(),
+                port: 1
+            }
+        );
         fake.device("b", "4: ACTIVE", "100 Gb/sec", "1", &TABLE[..1]);
-        assert_eq!(reason(&Choice::default()), Unavailable::NoRoceV2Gid { device: "b".to_owned(), port: 1 });
-        let named = reason(&Choice { device: Some("x".to_owned()), port: Some(2), ..Choice::default() });
-        assert_eq!(named.to_string(), "there is no RDMA device x with a port 2; there are: a, b");
+        assert_eq!(
+            reason(&Choice::default()),
+            Unavailable::NoRoceV2Gid {
+                device: "b".to_owned(),
+                port: 1
+            }
+        );
+        let named = reason(&Choice {
+            device: Some("x".to_owned()),
+            port: Some(2),
+            ..Choice::default()
+        });
+        assert_eq!(
+            named.to_string(),
+            "there is no RDMA device x with a port 2; there are: a, b"
+        );
     }
 }

@@ -90,7 +90,12 @@ impl Verbs {
 /// `pd` is allocated.
 pub unsafe fn alloc_mw(pd: *mut ibv_pd, kind: c_int) -> *mut ibv_mw {
     // SAFETY: by the caller; a driver without windows leaves the pointer null.
-    unsafe { (*(*pd).context).ops.alloc_mw.map_or(std::ptr::null_mut(), |call| call(pd, kind)) }
+    unsafe {
+        (*(*pd).context)
+            .ops
+            .alloc_mw
+            .map_or(std::ptr::null_mut(), |call| call(pd, kind))
+    }
 }
 
 /// # Safety
@@ -105,7 +110,12 @@ pub unsafe fn dealloc_mw(mw: *mut ibv_mw) -> c_int {
 pub unsafe fn poll_cq(cq: *mut ibv_cq, into: &mut [ibv_wc]) -> c_int {
     let most = c_int::try_from(into.len()).unwrap_or(c_int::MAX);
     // SAFETY: by the caller, and `into` has room for as many as asked for. Every driver has this operation.
-    unsafe { (*(*cq).context).ops.poll_cq.map_or(-1, |call| call(cq, most, into.as_mut_ptr())) }
+    unsafe {
+        (*(*cq).context)
+            .ops
+            .poll_cq
+            .map_or(-1, |call| call(cq, most, into.as_mut_ptr()))
+    }
 }
 
 /// # Safety
@@ -120,7 +130,12 @@ pub unsafe fn req_notify_cq(cq: *mut ibv_cq) -> c_int {
 pub unsafe fn post_send(qp: *mut ibv_qp, wr: &mut ibv_send_wr) -> c_int {
     let mut bad = std::ptr::null_mut();
     // SAFETY: by the caller. Every driver has this operation.
-    unsafe { (*(*qp).context).ops.post_send.map_or(-1, |call| call(qp, wr, &mut bad)) }
+    unsafe {
+        (*(*qp).context)
+            .ops
+            .post_send
+            .map_or(-1, |call| call(qp, wr, &mut bad))
+    }
 }
 
 /// # Safety
@@ -128,7 +143,12 @@ pub unsafe fn post_send(qp: *mut ibv_qp, wr: &mut ibv_send_wr) -> c_int {
 pub unsafe fn post_recv(qp: *mut ibv_qp, wr: &mut ibv_recv_wr) -> c_int {
     let mut bad = std::ptr::null_mut();
     // SAFETY: by the caller. Every driver has this operation.
-    unsafe { (*(*qp).context).ops.post_recv.map_or(-1, |call| call(qp, wr, &mut bad)) }
+    unsafe {
+        (*(*qp).context)
+            .ops
+            .post_recv
+            .map_or(-1, |call| call(qp, wr, &mut bad))
+    }
 }
 
 /// Seen through pointers only.
@@ -157,8 +177,10 @@ pub struct ibv_context_ops {
     pub poll_cq: Option<unsafe extern "C" fn(*mut ibv_cq, c_int, *mut ibv_wc) -> c_int>,
     pub req_notify_cq: Option<unsafe extern "C" fn(*mut ibv_cq, c_int) -> c_int>,
     _compat_3: [*mut c_void; 12],
-    pub post_send: Option<unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int>,
-    pub post_recv: Option<unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int>,
+    pub post_send:
+        Option<unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int>,
+    pub post_recv:
+        Option<unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int>,
     _compat_4: [*mut c_void; 5],
 }
 
@@ -419,7 +441,15 @@ macro_rules! zeroed {
         })*
     };
 }
-zeroed!(ibv_device_attr, ibv_port_attr, ibv_async_event, ibv_qp_init_attr, ibv_qp_attr, ibv_send_wr, ibv_recv_wr);
+zeroed!(
+    ibv_device_attr,
+    ibv_port_attr,
+    ibv_async_event,
+    ibv_qp_init_attr,
+    ibv_qp_attr,
+    ibv_send_wr,
+    ibv_recv_wr
+);
 
 pub const IBV_PORT_ACTIVE: c_int = 4;
 pub const IBV_DEVICE_MEM_WINDOW_TYPE_2A: c_uint = 1 << 23;
@@ -470,6 +500,7 @@ pub const IBV_WR_BIND_MW: c_int = 8;
 pub const IBV_SEND_SIGNALED: c_uint = 1 << 1;
 
 pub const IBV_WC_SUCCESS: c_int = 0;
+pub const IBV_WC_WR_FLUSH_ERR: c_int = 5;
 pub const IBV_WC_RECV_RDMA_WITH_IMM: c_int = (1 << 7) + 1;
 pub const IBV_WC_WITH_IMM: c_uint = 1 << 1;
 
