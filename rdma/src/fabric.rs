@@ -10,8 +10,10 @@
 //! queue pair; its memory is kept until that is done.
 
 mod memory;
+mod pool;
 
 pub use memory::{Memory, Pages, Registration};
+pub use pool::{Pool, PoolUsage, Pooled, Slot};
 
 use futures::future::BoxFuture;
 use std::{fmt, net::Ipv6Addr, ops::Range, sync::Arc, time::Duration};
@@ -137,6 +139,10 @@ pub struct DeviceInfo {
 pub trait Device: Send + Sync + fmt::Debug + 'static {
     /// Which device this is.
     fn info(&self) -> &DeviceInfo;
+    /// Whether its port is up and the device works, as far as is known.
+    fn is_active(&self) -> bool {
+        true
+    }
     /// Registers memory. Costs time (page pinning), so registered memory is kept in pools.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod endpoint;
 mod error;
 pub mod fabric;
 mod types;
+pub mod verbs;
 mod xml;
 
 pub use client::{Client, Download, Options};

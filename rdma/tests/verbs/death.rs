@@ -1,0 +1,236 @@
+//! Queue pairs that die: their memory comes back, when nothing can land in it any more.
+
+use crate::world::{PATIENCE, World, assert_same, in_time, options, place};
+use futures::future::join_all;
+use penstock_rdma::{
+    fabric::{Direction, Error, Purpose},
+    verbs::Options,
+};
+use std::time::Duration;
+use tokio::time::sleep;
+
+const MIB: usize = 1 << 20;
+/// A part of the time that 8 MiB take.
+const MID: Duration = Duration::from_millis(15);
+/// Longer than packets under way could take to land.
+const LATER: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_killed_in_mid_transfer_changes_no_more() {
+    for options in [
+        options(),
+        Options {
+            memory_windows: false,
+            ..options()
+        },
+    ] {
+        let world = World::with(&options).await;
+        let (client, server) = world.pair();
+        let landing = world.landing(8 * MIB, 1);
+        let before = landing.to_vec();
+        let exposed = client
+            .clone()
+            .expose(landing, 0..8 * MIB, Direction::Written)
+            .await
+            .unwrap();
+        let window = exposed.window();
+        let writes = (0..4).map(|seed| {
+            let staging = world.staging(8 * MIB, 10 + seed);
+            server.write(staging, 0..8 * MIB, place(window, 0), None)
+        });
+        let writes = tokio::spawn(join_all(writes.collect::<Vec<_>>()));
+        // Its first bytes have arrived, and its last ones have not.
+        sleep(MID).await;
+        let landing = in_time("kill", exposed.kill()).await.unwrap();
+        let then = landing.to_vec();
+        sleep(LATER).await;
+        assert_same(&landing, &then);
+        assert_ne!(landing[8 * MIB - 8..], before[..8], "it can be compared");
+        let outcomes = in_time("writes", writes).await.unwrap();
+        assert!(
+            outcomes.iter().all(|(memory, _)| memory.len() == 8 * MIB),
+            "all memory comes back"
+        );
+        assert!(
+            matches!(outcomes[3].1, Err(Error::Completion(_) | Error::Dead)),
+            "{:?}",
+            outcomes[3].1
+        );
+        assert!(!server.is_alive());
+        drop((landing, outcomes, client, server));
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requester_killed_in_mid_transfer_gets_its_memory_back() {
+    let world = World::new().await;
+    let (client, server) = world.pair_of(2, 4096);
+    let landing = world.landing(8 * MIB, 1);
+    let exposed = client
+        .clone()
+        .expose(landing, 0..8 * MIB, Direction::Read)
+        .await
+        .unwrap();
+    let window = exposed.window();
+    // Two are under way, two wait for room.
+    let reads = (0..4).map(|seed| server.read(world.staging(8 * MIB, seed), 0..8 * MIB, place(window, 0)));
+    let reads = reads.collect::<Vec<_>>();
+    sleep(MID).await;
+    in_time("kill", server.kill()).await;
+    let outcomes = in_time("reads", join_all(reads)).await;
+    let then = outcomes
+        .iter()
+        .map(|(memory, _)| memory.to_vec())
+        .collect::<Vec<_>>();
+    sleep(LATER).await;
+    for ((memory, outcome), then) in outcomes.iter().zip(&then) {
+        assert!(matches!(outcome, Err(Error::Dead)), "{outcome:?}");
+        assert_same(memory, then);
+    }
+    assert_eq!(world.server.usage().queue_pairs, 0, "killed is destroyed");
+    let (memory, outcome) = server
+        .read(world.staging(4096, 1), 0..4096, place(window, 0))
+        .await;
+    assert!(matches!(outcome, Err(Error::Dead)));
+    // Killing it again is nothing, and the client's memory is its own once it is killed too.
+    in_time("kill", server.kill()).await;
+    let landing = in_time("kill", exposed.kill()).await.unwrap();
+    drop((landing, memory, outcomes, client, server));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_operation_kills_its_queue_pair_and_loses_nothing() {
+    let world = World::new().await;
+    let (client, server) = world.pair();
+    let landing = world.landing(8 * MIB, 1);
+    let exposed = client
+        .clone()
+        .expose(landing, 0..8 * MIB, Direction::Written)
+        .await
+        .unwrap();
+    let write = server.write(
+        world.staging(8 * MIB, 2),
+        0..8 * MIB,
+        place(exposed.window(), 0),
+        None,
+    );
+    assert!(
+        tokio::time::timeout(MID, write).await.is_err(),
+        "8 MiB do not take so little"
+    );
+    assert!(!server.is_alive());
+    in_time("kill", server.kill()).await;
+    assert_eq!(
+        world.server.usage().registered_bytes,
+        0,
+        "the memory of the dropped operation is gone"
+    );
+    // Dropping what is exposed kills as well.
+    drop(exposed);
+    assert!(!client.is_alive());
+    in_time("kill", client.kill()).await;
+    assert_eq!(world.client.usage().registered_bytes, 0);
+    drop((client, server));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_dropped_before_it_is_polled_kills_too() {
+    let world = World::new().await;
+    let (client, server) = world.pair();
+    let exposed = client
+        .clone()
+        .expose(world.landing(4096, 1), 0..4096, Direction::Written)
+        .await
+        .unwrap();
+    drop(server.write(world.staging(4096, 2), 0..4096, place(exposed.window(), 0), None));
+    assert!(!server.is_alive());
+    drop((exposed, client, server));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_vanishes_is_noticed() {
+    let world = World::new().await;
+    let (client, server) = world.pair();
+    let exposed = client
+        .clone()
+        .expose(world.landing(8 * MIB, 1), 0..8 * MIB, Direction::Read)
+        .await
+        .unwrap();
+    let window = exposed.window();
+    let read = tokio::spawn(server.read(world.staging(8 * MIB, 2), 0..8 * MIB, place(window, 0)));
+    sleep(MID).await;
+    // Its queue pair is destroyed, and its memory unmapped.
+    drop((exposed, client));
+    let (memory, outcome) = in_time("read", read).await.unwrap();
+    assert!(matches!(outcome, Err(Error::Completion(_))), "{outcome:?}");
+    assert!(!server.is_alive());
+    drop((memory, server));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_queue_pair_does_not_disturb_its_neighbours() {
+    let world = World::new().await;
+    let (client, server) = world.pair();
+    let exposed = client
+        .clone()
+        .expose(world.landing(MIB, 1), 0..MIB, Direction::Written)
+        .await
+        .unwrap();
+    let window = exposed.window();
+    let mut staging = world.staging(MIB, 2);
+    for _ in 0..10 {
+        let (victim, victims_peer) = world.pair();
+        let hole = victims_peer.write(world.staging(4096, 3), 0..4096, place(window, 0), None);
+        let (written, (_, refused)) =
+            tokio::join!(server.write(staging, 0..MIB, place(window, 0), None), hole);
+        written.1.unwrap();
+        refused.unwrap_err();
+        staging = written.0;
+        drop((victim, victims_peer));
+    }
+    let landing = exposed.take_back().await.0.unwrap();
+    assert_same(&landing, &staging);
+    drop((landing, staging, client, server));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_pair_lives_as_long_as_what_was_asked_of_it() {
+    let world = World::new().await;
+    let (client, server) = world.pair();
+    let exposed = client
+        .clone()
+        .expose(world.landing(MIB, 1), 0..MIB, Direction::Written)
+        .await
+        .unwrap();
+    let write = server.write(world.staging(MIB, 2), 0..MIB, place(exposed.window(), 0), None);
+    drop(server);
+    let (staging, outcome) = in_time("write", write).await;
+    outcome.unwrap();
+    // The server's queue pair is gone now; the client's memory is whole.
+    crate::world::settled(&world.server, Duration::ZERO)
+        .await
+        .unwrap_err();
+    let landing = exposed.take_back().await.0.unwrap();
+    assert_same(&landing, &staging);
+    drop((landing, staging, client));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_outlives_its_device_handle() {
+    let world = World::new().await;
+    let device = crate::world::open(&options());
+    let mut memory = crate::world::memory(&device, Purpose::Windows, MIB, 1);
+    let queue_pair = device.queue_pair(1).unwrap();
+    drop(device);
+    memory[0] = 1;
+    drop(memory);
+    tokio::time::timeout(PATIENCE, queue_pair.kill()).await.unwrap();
+    world.end().await;
+}
