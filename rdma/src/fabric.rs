@@ -10,8 +10,10 @@
 //! queue pair; its memory is kept until that is done.
 
 mod memory;
+mod pool;
 
 pub use memory::{Memory, Pages, Registration};
+pub use pool::{Pool, PoolUsage, Pooled, Slot};
 
 use futures::future::BoxFuture;
 use std::{fmt, net::Ipv6Addr, ops::Range, sync::Arc, time::Duration};
