@@ -9,6 +9,8 @@
 //! operation completed, or when its queue pair is dead and nothing can land any more. A future that is dropped kills its
 //! queue pair; its memory is kept until that is done.
 
+#[cfg(any(test, feature = "loopback"))]
+pub mod loopback;
 mod memory;
 mod pool;
 

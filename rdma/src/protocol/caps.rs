@@ -123,10 +123,7 @@ impl Grant {
     }
 }
 
-fn each(
-    text: &str,
-    mut take: impl FnMut(&str, &str) -> Result<(), ParseError>,
-) -> Result<(), ParseError> {
+fn each(text: &str, mut take: impl FnMut(&str, &str) -> Result<(), ParseError>) -> Result<(), ParseError> {
     if text.len() > LONGEST {
         return Err(ParseError::new(FIELD, "is too long"));
     }
@@ -159,8 +156,7 @@ fn mtu(value: &str) -> Result<u16, ParseError> {
 
 /// Decimal digits without sign or leading zeros.
 fn number<T: TryFrom<u64>>(value: &str, least: u64, most: u64) -> Result<T, ParseError> {
-    let plain = value.bytes().all(|byte| byte.is_ascii_digit())
-        && (value == "0" || !value.starts_with('0'));
+    let plain = value.bytes().all(|byte| byte.is_ascii_digit()) && (value == "0" || !value.starts_with('0'));
     value
         .parse::<u64>()
         .ok()
@@ -209,8 +205,21 @@ mod tests {
     #[test]
     fn lists_that_are_not_well_formed_are_refused() {
         for wrong in [
-            "", ";", "mtu", "=1", "mtu=1000", "mtu=8192", "mtu=+512", "mtu=0512", "rd=0", "rd=256", "imm=2", "rd=1;rd=1",
-            "rd=1;", "rd=-1", "rd= 1",
+            "",
+            ";",
+            "mtu",
+            "=1",
+            "mtu=1000",
+            "mtu=8192",
+            "mtu=+512",
+            "mtu=0512",
+            "rd=0",
+            "rd=256",
+            "imm=2",
+            "rd=1;rd=1",
+            "rd=1;",
+            "rd=-1",
+            "rd= 1",
         ] {
             assert!(Offer::parse(wrong).is_err(), "{wrong}");
         }

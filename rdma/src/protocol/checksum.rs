@@ -24,7 +24,10 @@ impl Checksum {
             .and_then(|value| BASE64_STANDARD.decode(value).ok())
             .and_then(|bytes| bytes.try_into().ok())
             .map(|bytes| Self(u64::from_be_bytes(bytes)))
-            .ok_or(ParseError::new(field, "is not CRC64NVME and a base64 of eight bytes"))
+            .ok_or(ParseError::new(
+                field,
+                "is not CRC64NVME and a base64 of eight bytes",
+            ))
     }
 }
 
@@ -43,7 +46,13 @@ mod tests {
 
     #[test]
     fn other_algorithms_and_lengths_are_refused() {
-        for wrong in ["", "CRC64NVME", "CRC64NVME AAAAAA==", "CRC32C AAAAAAAAAAA=", "CRC64NVME  AAAAAAAAAAA="] {
+        for wrong in [
+            "",
+            "CRC64NVME",
+            "CRC64NVME AAAAAA==",
+            "CRC32C AAAAAAAAAAA=",
+            "CRC64NVME  AAAAAAAAAAA=",
+        ] {
             assert!(Checksum::parse("x", wrong).is_err(), "{wrong}");
         }
     }

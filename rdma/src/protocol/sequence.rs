@@ -13,10 +13,10 @@ const SPAN: u64 = 64 * WORDS as u64;
 /// What is wrong with it.
 pub fn sequence_number(text: &str) -> Result<u64, ParseError> {
     let plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|_| plain)
-        .ok_or(ParseError::new(FIELD, "is not a decimal number of 64 bits, 1 or more"))
+    text.parse().ok().filter(|_| plain).ok_or(ParseError::new(
+        FIELD,
+        "is not a decimal number of 64 bits, 1 or more",
+    ))
 }
 
 /// A sequence number that was used, or is too old to know.

@@ -86,7 +86,10 @@ impl WindowToken {
     /// The token as it is sent.
     pub fn encode(&self) -> String {
         let Window { address, size, rkey } = self.window;
-        format!("rc:{}:{address:016x}:{size:08x}:{rkey:08x}", self.session.encode())
+        format!(
+            "rc:{}:{address:016x}:{size:08x}:{rkey:08x}",
+            self.session.encode()
+        )
     }
 
     /// Parses it.
@@ -255,18 +258,9 @@ mod tests {
                 "session",
             ),
             (format!("rc:{session}:1:00000001:00000001"), "address"),
-            (
-                format!("rc:{session}:0000000000000001:00000000:00000001"),
-                "size",
-            ),
-            (
-                format!("rc:{session}:ffffffffffffffff:00000001:00000001"),
-                "size",
-            ),
-            (
-                format!("rc:{session}:0000000000000001:0000000A:00000001"),
-                "size",
-            ),
+            (format!("rc:{session}:0000000000000001:00000000:00000001"), "size"),
+            (format!("rc:{session}:ffffffffffffffff:00000001:00000001"), "size"),
+            (format!("rc:{session}:0000000000000001:0000000A:00000001"), "size"),
         ] {
             let error = WindowToken::parse(&text).unwrap_err();
             assert!(error.field.starts_with(field), "{text}: {error}");

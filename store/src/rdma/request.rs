@@ -18,7 +18,11 @@ pub(crate) struct Tokened {
 
 impl Rdma {
     /// What a request says about RDMA, `None` if nothing. `owner` is the access key that signed it.
-    pub(crate) fn tokened(&self, headers: &HeaderMap, owner: Option<&str>) -> Result<Option<Tokened>, Refusal> {
+    pub(crate) fn tokened(
+        &self,
+        headers: &HeaderMap,
+        owner: Option<&str>,
+    ) -> Result<Option<Tokened>, Refusal> {
         parse(headers, owner).map_err(|refusal| self.refused(refusal))
     }
 }
