@@ -5,6 +5,7 @@ mod bucket;
 mod list;
 mod multipart;
 mod object;
+mod rdma;
 mod request;
 mod send;
 mod sign;
@@ -12,13 +13,14 @@ mod upload;
 
 pub use object::Download;
 
-use crate::{Credentials, Endpoint, Error, Result};
+use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Device};
 use body::Outgoing;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use rdma::Rdma;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
@@ -44,6 +46,18 @@ pub struct Options {
     pub part_size: usize,
     /// How many parts of one body are under way at the same time.
     pub parallel_parts: usize,
+    /// Which ways the bytes of objects may travel.
+    pub policy: Policy,
+    /// The RDMA device of this machine; without one, bytes do not go by RDMA.
+    pub device: Option<Arc<dyn Device>>,
+    /// Registered memory for reads and writes together, in bytes. It is pinned as it is first needed.
+    pub rdma_memory: u64,
+    /// Connections by RDMA to the storage node. Each one serves many requests at a time.
+    pub rdma_sessions: usize,
+    /// Where HTTP is allowed, writes and ranges of fewer bytes than this go by it.
+    pub rdma_threshold: u64,
+    /// Whether bytes that came by RDMA are compared with their checksum, as those over HTTP always are.
+    pub verify: bool,
 }
 
 impl Default for Options {
@@ -56,6 +70,12 @@ impl Default for Options {
             retries: 4,
             part_size: 16 << 20,
             parallel_parts: 2,
+            policy: Policy::default(),
+            device: None,
+            rdma_memory: 256 << 20,
+            rdma_sessions: 2,
+            rdma_threshold: 16 << 10,
+            verify: true,
         }
     }
 }
@@ -64,6 +84,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// `None` without a device, where RDMA is switched off, and in the client that the RDMA side itself uses.
+    rdma: Option<Arc<Rdma>>,
 }
 
 struct Inner {
@@ -96,14 +118,19 @@ impl Client {
             .pool_max_idle_per_host(64)
             .http1_read_buf_exact_size(256 << 10)
             .build(connector);
-        Ok(Self {
+        let plain = Self {
             inner: Arc::new(Inner {
                 endpoint,
                 credentials,
                 options,
                 http,
             }),
-        })
+            rdma: None,
+        };
+        let options = &plain.inner.options;
+        let device = options.device.clone().filter(|_| options.policy != Policy::Off);
+        let rdma = device.map(|device| Arc::new(Rdma::new(plain.clone(), device)));
+        Ok(Self { rdma, ..plain })
     }
 
     /// The storage node that is asked.

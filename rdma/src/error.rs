@@ -58,6 +58,20 @@ pub enum Error {
         /// Bytes that came.
         got: u64,
     },
+    /// [`crate::Policy::Require`] holds, and no way but HTTP is there.
+    #[error(
+        "the bytes may not travel as an HTTP body, and there is no other way to the storage node at {endpoint}: {cause}; \
+         make one work, or allow HTTP (policy prefer)"
+    )]
+    NoFastPath {
+        /// Its endpoint.
+        endpoint: String,
+        /// Why none of the other ways is there.
+        cause: String,
+    },
+    /// Memory for RDMA cannot be had.
+    #[error(transparent)]
+    Fabric(#[from] crate::fabric::Error),
     /// The request cannot be made from what the caller gave.
     #[error("{0}")]
     Invalid(String),

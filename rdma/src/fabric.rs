@@ -9,6 +9,8 @@
 //! operation completed, or when its queue pair is dead and nothing can land any more. A future that is dropped kills its
 //! queue pair; its memory is kept until that is done.
 
+#[cfg(any(test, feature = "loopback"))]
+pub mod loopback;
 mod memory;
 mod pool;
 
@@ -237,23 +239,35 @@ impl Exposed {
     }
 
     /// Closes the window and gives the memory back. Where closing fails, the queue pair is killed first.
-    pub async fn take_back(mut self) -> (Option<Memory>, Result<()>) {
-        let Some((queue_pair, _)) = &self.held else {
-            return (None, Ok(()));
+    pub async fn take_back(mut self) -> (Memory, Result<()>) {
+        let window = self.window;
+        let outcome = match &self.held {
+            Some((queue_pair, _)) => {
+                let outcome = queue_pair.close_window(window).await;
+                if outcome.is_err() {
+                    queue_pair.kill().await;
+                }
+                outcome
+            }
+            None => Ok(()),
         };
-        let outcome = queue_pair.close_window(self.window).await;
-        if outcome.is_err() {
-            queue_pair.kill().await;
-        }
-        (self.held.take().map(|(_, memory)| memory), outcome)
+        (self.release(), outcome)
     }
 
     /// Kills the queue pair and gives the memory back: after anything that is not a clean success.
-    pub async fn kill(mut self) -> Option<Memory> {
+    pub async fn kill(mut self) -> Memory {
         if let Some((queue_pair, _)) = &self.held {
             queue_pair.kill().await;
         }
-        self.held.take().map(|(_, memory)| memory)
+        self.release()
+    }
+
+    /// Only once nothing can reach it.
+    fn release(&mut self) -> Memory {
+        match self.held.take() {
+            Some((_, memory)) => memory,
+            None => unreachable!("memory is held until it is released, once, by value"),
+        }
     }
 }
 

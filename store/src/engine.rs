@@ -9,8 +9,8 @@
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use std::{collections::BTreeMap, fmt, ops::Range, time::SystemTime};
+use futures::{StreamExt, stream::BoxStream};
+use std::{collections::BTreeMap, fmt, io, ops::Range, time::SystemTime};
 
 /// Object bytes, in order. An `Err` item ends the stream: what was received until then is not the object.
 pub type Body = BoxStream<'static, std::io::Result<Bytes>>;
@@ -92,6 +92,38 @@ pub struct Object {
     pub range: Range<u64>,
     /// The bytes.
     pub body: Body,
+}
+
+/// An object opened to be read straight into memory that the caller has.
+pub struct Opened {
+    /// The whole object's facts.
+    pub info: ObjectInfo,
+    /// The byte range that `reader` holds.
+    pub range: Range<u64>,
+    /// The bytes, in order, and then the end. Blocks, so it is read off the async threads. An error, even one in place of
+    /// the end, means that what was read is not the object.
+    pub reader: Box<dyn io::Read + Send>,
+}
+
+/// A body as a reader. It waits for the body's next piece on the thread that reads.
+struct BodyReader {
+    body: Body,
+    piece: Bytes,
+    runtime: tokio::runtime::Handle,
+}
+
+impl io::Read for BodyReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.runtime.block_on(self.body.next()) {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let length = self.piece.len().min(into.len());
+        into[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
+    }
 }
 
 /// Which bytes are asked for (RFC 9110, 14.1.2).
@@ -223,6 +255,26 @@ pub trait Engine: Send + Sync + 'static {
         range: Option<ByteRange>,
         precondition: &Precondition,
     ) -> Result<Object>;
+    /// As [`Engine::get`], for bytes that go straight into memory of the caller's. Engines that can do so without a copy
+    /// replace this.
+    async fn open(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+    ) -> Result<Opened> {
+        let Object { info, range, body } = self.get(object, range, precondition).await?;
+        let reader = BodyReader {
+            body,
+            piece: Bytes::new(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Ok(Opened {
+            info,
+            range,
+            reader: Box::new(reader),
+        })
+    }
     /// An object's facts.
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo>;
     /// Removes an object; succeeds when there is none.

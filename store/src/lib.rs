@@ -10,6 +10,7 @@ pub mod engine;
 pub mod keys;
 pub mod local;
 pub mod metrics;
+pub mod rdma;
 pub mod remote;
 pub mod s3;
 pub mod server;

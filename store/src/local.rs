@@ -29,7 +29,7 @@ pub use open::OpenError;
 
 use crate::engine::{
     Body, BucketInfo, ByteRange, Engine, Error, Headers, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
-    PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    Opened, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
 };
 use commit::Committer;
 use data::Data;
@@ -163,6 +163,15 @@ impl Engine for Local {
         precondition: &Precondition,
     ) -> Result<Object> {
         read::get(&self.inner, object, range, precondition).await
+    }
+
+    async fn open(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+    ) -> Result<Opened> {
+        read::open(&self.inner, object, range, precondition).await
     }
 
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo> {

@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use penstock_rdma::fabric::Unavailable;
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
     local::{Local, OpenError},
     metrics::Metrics,
+    rdma::{self, Limits, Rdma},
     s3::Service,
     server::{self, Server},
 };
@@ -72,6 +74,82 @@ struct Serve {
     #[arg(long, env = "PENSTOCK_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_connections: u32,
+
+    #[command(flatten)]
+    rdma: RdmaArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct RdmaArgs {
+    /// Whether bytes may go by RDMA: `prefer` uses a device if there is one, `require` does not start without, `off` uses none.
+    #[arg(
+        long = "rdma",
+        env = "PENSTOCK_RDMA",
+        value_name = "POLICY",
+        default_value = "prefer"
+    )]
+    policy: RdmaPolicy,
+
+    /// RDMA device, as `rdma link` shows it; else the best one of this machine.
+    #[arg(long = "rdma-device", env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
+    device: Option<String>,
+
+    /// Registered memory between disk and RDMA device, in MiB; it is pinned as it is first needed.
+    #[arg(long = "rdma-staging", env = "PENSTOCK_RDMA_STAGING", value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(2..=1_048_576))]
+    staging: u32,
+
+    /// RDMA sessions of one access key.
+    #[arg(long = "rdma-sessions-per-key", env = "PENSTOCK_RDMA_SESSIONS_PER_KEY", value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    sessions_per_key: u32,
+
+    /// An RDMA session without a request for this many seconds ends.
+    #[arg(long = "rdma-idle", env = "PENSTOCK_RDMA_IDLE", value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    idle: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RdmaPolicy {
+    Require,
+    Prefer,
+    Off,
+}
+
+impl RdmaArgs {
+    /// The RDMA side as asked for; says in one log line what it is.
+    fn open(&self, metrics: &Metrics) -> Result<Rdma, Unavailable> {
+        if self.policy == RdmaPolicy::Off {
+            tracing::info!("RDMA is switched off; bytes go as HTTP bodies");
+            return Ok(Rdma::off(metrics.clone()));
+        }
+        match rdma::open_device(self.device.as_deref()) {
+            Ok(device) => {
+                let info = device.info();
+                tracing::info!(
+                    device = info.name, gid = %info.gid, netdev = info.netdev, gbits = info.gbits, mtu = info.mtu,
+                    "bytes go by RDMA where clients can"
+                );
+                Ok(Rdma::new(device, self.limits(), metrics.clone()))
+            }
+            Err(unavailable) if self.policy == RdmaPolicy::Prefer => {
+                let reason = unavailable.reason();
+                tracing::info!(reason, "no RDMA, so bytes go as HTTP bodies: {unavailable}");
+                Ok(Rdma::off(metrics.clone()))
+            }
+            Err(unavailable) => Err(unavailable),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            staging_bytes: u64::from(self.staging) << 20,
+            sessions_per_key: usize::try_from(self.sessions_per_key).unwrap_or(usize::MAX),
+            idle: Duration::from_secs(self.idle.into()),
+            ..Limits::default()
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +162,8 @@ enum Error {
     Serve(#[from] server::ServeError),
     #[error(transparent)]
     Admin(#[from] penstock_service::admin::BindError),
+    #[error("RDMA is required (--rdma require) and cannot be had")]
+    Rdma(#[from] Unavailable),
     #[error("the process cannot be set up")]
     Setup(#[from] std::io::Error),
 }
@@ -124,11 +204,13 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 
     let mut admin = Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
-    let door = Service::new(
+    let rdma = serve.rdma.open(&metrics)?;
+    let door = Service::with_rdma(
         Arc::new(engine.clone()),
         root,
         serve.region.clone(),
         metrics.clone(),
+        rdma.clone(),
     );
     let scheme = if tls.is_some() { "https" } else { "http" };
     let connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
@@ -149,22 +231,24 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         .liveness
         .probe("storage", move || std::future::ready(judged.alive()));
     admin.serve(service, draining.clone()).await?;
-    tokio::spawn(show_usage(engine, metrics, draining.clone()));
+    tokio::spawn(show_usage(engine, rdma.clone(), metrics, draining.clone()));
 
     println!("penstock-store serves S3 at {scheme}://{address}");
     tracing::info!(%address, tls = serve.tls_cert.is_some(), data = %serve.data.display(), "serving S3");
     server.run(draining).await;
+    rdma.shut_down().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn show_usage(engine: Local, metrics: Metrics, draining: CancellationToken) {
+async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
         tokio::select! {
             () = draining.cancelled() => return,
             _ = tick.tick() => {}
         }
+        rdma.show_usage();
         match engine.usage() {
             Ok(usage) => metrics.show_usage(&usage),
             Err(error) => tracing::warn!(%error, "the disk's free space is not known"),

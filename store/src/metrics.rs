@@ -1,6 +1,7 @@
 //! What the storage node counts.
 
 use http::StatusCode;
+use penstock_rdma::Via;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -24,6 +25,11 @@ struct TransportLabels {
     via: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: &'static str,
+}
+
 /// Seconds: from a cached HEAD to a large PUT on a slow disk.
 const DURATIONS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
@@ -34,11 +40,20 @@ const DURATIONS: [f64; 12] = [
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
-    received: Counter,
-    sent: Counter,
+    received: Family<TransportLabels, Counter>,
+    sent: Family<TransportLabels, Counter>,
     connections: Gauge,
     refused_connections: Counter,
     usage: Arc<UsageGauges>,
+    rdma: Arc<RdmaMetrics>,
+}
+
+#[derive(Default)]
+struct RdmaMetrics {
+    sessions: Gauge,
+    queue_pairs: Gauge,
+    staging: Gauge,
+    refusals: Family<RefusalLabels, Counter>,
 }
 
 #[derive(Default)]
@@ -55,17 +70,21 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("penstock_store");
         let received = Family::<TransportLabels, Counter>::default();
         let sent = Family::<TransportLabels, Counter>::default();
-        let via = TransportLabels {
-            via: penstock_rdma::Via::Http.name(),
-        };
+        for via in [Via::Http, Via::Rdma] {
+            // Shown from the start, so that a zero can be told from something that is not counted.
+            for counters in [&received, &sent] {
+                drop(counters.get_or_create(&TransportLabels { via: via.name() }));
+            }
+        }
         let metrics = Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
-            received: received.get_or_create(&via).clone(),
-            sent: sent.get_or_create(&via).clone(),
+            received: received.clone(),
+            sent: sent.clone(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
             usage: Arc::default(),
+            rdma: Arc::default(),
         };
         registry.register("requests", "S3 requests answered", metrics.requests.clone());
         registry.register_with_unit(
@@ -102,6 +121,24 @@ impl Metrics {
             Unit::Bytes,
             usage.disk_size.clone(),
         );
+        let rdma = &metrics.rdma;
+        registry.register("rdma_sessions", "RDMA sessions", rdma.sessions.clone());
+        registry.register(
+            "rdma_queue_pairs",
+            "Queue pairs on the RDMA device, dead ones that still hold memory included",
+            rdma.queue_pairs.clone(),
+        );
+        registry.register_with_unit(
+            "rdma_staging",
+            "Registered memory in use between disk and NIC",
+            Unit::Bytes,
+            rdma.staging.clone(),
+        );
+        registry.register(
+            "rdma_refusals",
+            "Requests by RDMA that were refused or failed",
+            rdma.refusals.clone(),
+        );
         metrics
     }
 
@@ -117,12 +154,30 @@ impl Metrics {
         durations.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn received(&self, bytes: u64) {
-        self.received.inc_by(bytes);
+    pub(crate) fn received(&self, via: Via, bytes: u64) {
+        let labels = TransportLabels { via: via.name() };
+        self.received.get_or_create(&labels).inc_by(bytes);
     }
 
-    pub(crate) fn sent(&self, bytes: u64) {
-        self.sent.inc_by(bytes);
+    pub(crate) fn sent(&self, via: Via, bytes: u64) {
+        let labels = TransportLabels { via: via.name() };
+        self.sent.get_or_create(&labels).inc_by(bytes);
+    }
+
+    pub(crate) fn rdma_refused(&self, reason: &'static str) {
+        self.rdma.refusals.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    pub(crate) fn show_rdma(&self, sessions: usize, queue_pairs: usize, staging_bytes: u64) {
+        self.rdma
+            .sessions
+            .set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        self.rdma
+            .queue_pairs
+            .set(i64::try_from(queue_pairs).unwrap_or(i64::MAX));
+        self.rdma
+            .staging
+            .set(i64::try_from(staging_bytes).unwrap_or(i64::MAX));
     }
 
     /// A connection that counts as open until the value goes away.

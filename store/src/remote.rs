@@ -389,7 +389,10 @@ fn failed(error: rdma::Error, about: &About<'_>) -> Error {
         rdma::Error::Body(source) => Error::Body(source),
         rdma::Error::Length { expected, got } => Error::IncompleteBody { expected, got },
         rdma::Error::Invalid(cause) => Error::InvalidArgument(cause),
-        rdma::Error::Malformed { .. } | rdma::Error::Damaged => Error::Internal {
+        rdma::Error::Malformed { .. }
+        | rdma::Error::Damaged
+        | rdma::Error::NoFastPath { .. }
+        | rdma::Error::Fabric(_) => Error::Internal {
             doing: "answered a request",
             source: error.into(),
         },

@@ -16,8 +16,9 @@ mod object;
 mod service;
 
 pub use service::Service;
+pub(crate) use service::note_operation;
 
-use crate::{engine::Engine, metrics::Metrics};
+use crate::{engine::Engine, metrics::Metrics, rdma::Rdma};
 use s3s::{S3, S3Request, S3Response, S3Result, dto};
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ struct Front {
     engine: Arc<dyn Engine>,
     region: String,
     metrics: Metrics,
+    rdma: Rdma,
 }
 
 /// Writes each operation of the S3 trait as a call of the function that does it.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream::{self, BoxStream, StreamExt};
 use http::{
-    HeaderMap, HeaderName, Method, StatusCode,
+    HeaderMap, HeaderName, Method, Response, StatusCode,
     header::{
         CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
         CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,
@@ -49,11 +49,29 @@ impl Client {
         range: Option<Range>,
         condition: &Condition,
     ) -> Result<Download> {
+        if let Some(download) = self.get_by_rdma(bucket, key, range, condition).await? {
+            return Ok(download);
+        }
+        self.get_by_http(bucket, key, range, condition).await
+    }
+
+    pub(super) async fn get_by_http(
+        &self,
+        bucket: &str,
+        key: &str,
+        range: Option<Range>,
+        condition: &Condition,
+    ) -> Result<Download> {
         let request = Request::new(Method::GET, bucket, Some(key))
             .header(CHECKSUM_MODE, "ENABLED")?
             .range(range)?
             .condition(condition)?;
         let response = self.send(&request).await?;
+        self.download_of(response)
+    }
+
+    /// An answer to GET whose body has the bytes.
+    pub(super) fn download_of(&self, response: Response<Incoming>) -> Result<Download> {
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let length = self.length_of(response.headers())?;
         let (range, size) = if partial {
@@ -114,6 +132,7 @@ impl Client {
                         via: download.via,
                         bytes: length,
                         elapsed: begun.elapsed(),
+                        checksum: None,
                     };
                     return Ok((download.head, moved));
                 }
@@ -174,6 +193,7 @@ impl Client {
                 via: Via::Http,
                 bytes: 0,
                 elapsed: begun.elapsed(),
+                checksum: None,
             },
         })
     }
@@ -184,7 +204,11 @@ impl Client {
             .ok_or_else(|| self.malformed("it has no Content-Length"))
     }
 
-    fn content_range(&self, headers: &HeaderMap, length: u64) -> Result<(std::ops::Range<u64>, u64)> {
+    pub(super) fn content_range(
+        &self,
+        headers: &HeaderMap,
+        length: u64,
+    ) -> Result<(std::ops::Range<u64>, u64)> {
         let parsed = text(headers, &CONTENT_RANGE).and_then(|value| {
             let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
             let (first, last) = range.split_once('-')?;
@@ -196,7 +220,7 @@ impl Client {
         parsed.ok_or_else(|| self.malformed("its Content-Range is missing or contradicts its length"))
     }
 
-    fn head_of(&self, headers: &HeaderMap, size: u64) -> Result<ObjectHead> {
+    pub(super) fn head_of(&self, headers: &HeaderMap, size: u64) -> Result<ObjectHead> {
         let owned = |name| text(headers, name).map(str::to_owned);
         let modified = modified_of(headers).ok_or_else(|| self.malformed("it has no Last-Modified"))?;
         let metadata = headers

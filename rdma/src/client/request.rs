@@ -10,6 +10,7 @@ use http::{
     },
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::time::Duration;
 
 /// What SigV4 leaves unencoded (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -44,12 +45,15 @@ impl Payload {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Request {
     pub method: Method,
     pub path_and_query: String,
     pub headers: HeaderMap,
     pub payload: Payload,
     pub repeat: Repeat,
+    /// How much longer than others its answer may take.
+    pub patience: Duration,
     /// Why it must not be sent: its path would name something else than was meant.
     pub unaddressable: Option<String>,
 }
@@ -81,6 +85,7 @@ impl Request {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat,
+            patience: Duration::ZERO,
             unaddressable,
         }
     }
@@ -93,6 +98,7 @@ impl Request {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat: Repeat::Always,
+            patience: Duration::ZERO,
             unaddressable: None,
         }
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ERROR_CODE, Error, Result, xml};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::time::Duration;
@@ -57,7 +57,10 @@ impl Client {
         }
     }
 
-    async fn send_once(&self, request: &Request) -> std::result::Result<Response<Incoming>, Failure> {
+    pub(super) async fn send_once(
+        &self,
+        request: &Request,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
         if let Some(cause) = &request.unaddressable {
             return Err(Error::Invalid(cause.clone()).into());
         }
@@ -84,7 +87,7 @@ impl Client {
 
         let answer = self.inner.http.request(message);
         tokio::pin!(answer);
-        let stall = self.inner.options.stall_timeout;
+        let stall = self.inner.options.stall_timeout + request.patience;
         let answer = loop {
             let deadline = progress.deadline(stall);
             match tokio::time::timeout_at(deadline.into(), &mut answer).await {
@@ -102,6 +105,7 @@ impl Client {
                     error: self.unreachable(error),
                     performed,
                     repeatable: true,
+                    headers: HeaderMap::new(),
                 });
             }
         };
@@ -114,7 +118,9 @@ impl Client {
             .get(ERROR_CODE)
             .and_then(|code| code.to_str().ok());
         let code = said.map_or_else(|| code_of(status), str::to_owned);
-        let body = self.collect(response.into_body()).await.unwrap_or_default();
+        let (parts, body) = response.into_parts();
+        let headers = parts.headers;
+        let body = self.collect(body).await.unwrap_or_default();
         let (code, message) = match xml::error(&body) {
             Some(said) => said,
             None => (code, status.canonical_reason().unwrap_or("").to_owned()),
@@ -127,6 +133,7 @@ impl Client {
             },
             performed: false,
             repeatable: status == StatusCode::SERVICE_UNAVAILABLE,
+            headers,
         })
     }
 
@@ -180,12 +187,14 @@ impl Client {
     }
 }
 
-struct Failure {
-    error: Error,
+pub(super) struct Failure {
+    pub error: Error,
     /// Whether the storage node may have performed the request.
-    performed: bool,
+    pub performed: bool,
     /// Whether another try can have another outcome.
-    repeatable: bool,
+    pub repeatable: bool,
+    /// Of the answer, where there was one.
+    pub headers: HeaderMap,
 }
 
 impl Failure {
@@ -200,12 +209,13 @@ impl From<Error> for Failure {
             error,
             performed: true,
             repeatable: false,
+            headers: HeaderMap::new(),
         }
     }
 }
 
 /// Doubles from try to try, with up to half of it at random, so that many clients do not come back at once.
-fn pause_before(tried: u32) -> Duration {
+pub(super) fn pause_before(tried: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << tried.min(8)).min(LONGEST_PAUSE);
     full.mul_f64(rand::random_range(0.5..1.0))
 }

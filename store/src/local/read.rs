@@ -6,7 +6,7 @@ use super::{
     internal, object,
     rows::{Extent, ObjectV1},
 };
-use crate::engine::{Body, ByteRange, Error, Object, ObjectRef, Precondition, Result};
+use crate::engine::{Body, ByteRange, Error, Object, ObjectRef, Opened, Precondition, Result};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::{StreamExt, stream};
@@ -30,6 +30,48 @@ pub(super) async fn get(
     range: Option<ByteRange>,
     precondition: &Precondition,
 ) -> Result<Object> {
+    find(inner, object, range, precondition, |found| {
+        Ok(Object {
+            info: found.row.to_info(),
+            body: found.reader.into_body(found.range.end - found.range.start)?,
+            range: found.range,
+        })
+    })
+    .await
+}
+
+/// For bytes that are read straight into memory of the caller's.
+pub(super) async fn open(
+    inner: &Arc<Inner>,
+    object: &ObjectRef,
+    range: Option<ByteRange>,
+    precondition: &Precondition,
+) -> Result<Opened> {
+    find(inner, object, range, precondition, |mut found| {
+        found.reader.open()?;
+        Ok(Opened {
+            info: found.row.to_info(),
+            range: found.range,
+            reader: Box::new(found.reader),
+        })
+    })
+    .await
+}
+
+/// One version of an object, whose files stay while its reader lives.
+struct Found {
+    row: ObjectV1,
+    range: Range<u64>,
+    reader: Reader,
+}
+
+async fn find<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    object: &ObjectRef,
+    range: Option<ByteRange>,
+    precondition: &Precondition,
+    then: impl Fn(Found) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
     let (inner, object, precondition) = (Arc::clone(inner), object.clone(), precondition.clone());
     blocking(move || {
         for _ in 0..ATTEMPTS {
@@ -53,13 +95,8 @@ pub(super) async fn get(
                 current: None,
                 _pins: pins,
             };
-            return Ok(Object {
-                info: row.to_info(),
-                body: reader
-                    .into_body(range.end - range.start)
-                    .map_err(|error| internal("read a data file")(format!("{object}: {error}")))?,
-                range,
-            });
+            return then(Found { row, range, reader })
+                .map_err(|error| internal("read a data file")(format!("{object}: {error}")));
         }
         Err(internal("opened an object")(format!(
             "{object} is replaced all the time"
@@ -186,14 +223,20 @@ impl Reader {
         // Unlike a read into a prepared buffer this does not fill it with zeros first.
         (&current.file).take(wanted).read_to_end(&mut piece)?;
         if (piece.len() as u64) < wanted {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "a data file is shorter than its row says",
-            ));
+            return Err(short());
         }
-        current.left -= wanted;
+        self.took(&piece)?;
+        Ok(Some(piece))
+    }
+
+    /// Counts what was read of the current file, and compares the checksum of an extent that was read as a whole.
+    fn took(&mut self, piece: &[u8]) -> io::Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        current.left -= piece.len() as u64;
         if let Some((digest, extent)) = &mut current.crc {
-            digest.update(&piece);
+            digest.update(piece);
             if current.left == 0 && digest.finalize() != extent.crc64 {
                 tracing::error!(file = %extent.file, "a data file does not match its checksum; its object is damaged");
                 return Err(io::Error::new(
@@ -205,6 +248,33 @@ impl Reader {
         if current.left == 0 {
             self.current = None;
         }
-        Ok(Some(piece))
+        Ok(())
     }
+}
+
+impl Read for Reader {
+    /// Straight from the file into the caller's memory. Blocks.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.open()?;
+        let Some(current) = &mut self.current else {
+            return Ok(0);
+        };
+        let wanted = usize::try_from(current.left).map_or(into.len(), |left| left.min(into.len()));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let length = current.file.read(&mut into[..wanted])?;
+        if length == 0 {
+            return Err(short());
+        }
+        self.took(&into[..length])?;
+        Ok(length)
+    }
+}
+
+fn short() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "a data file is shorter than its row says",
+    )
 }

@@ -1,6 +1,6 @@
 //! Who may do what: the root key may do everything, nobody else anything.
 
-use super::service::OPERATION;
+use super::service::note_operation;
 use penstock_rdma::Credentials;
 use s3s::{
     S3Result,
@@ -31,9 +31,7 @@ pub(super) struct Access;
 #[async_trait::async_trait]
 impl S3Access for Access {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        let name = context.s3_op().name().to_owned();
-        // Outside of a scope (a front door without its service) there is nobody to tell.
-        let _unscoped = OPERATION.try_with(|operation| operation.replace(Some(name)));
+        note_operation(context.s3_op().name());
         if context.credentials().is_none() {
             return Err(s3_error!(
                 AccessDenied,

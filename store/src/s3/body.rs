@@ -1,17 +1,20 @@
 //! Bodies between HTTP and the engine: incoming ones are compared with every checksum sent with them, and both ways are
 //! counted.
 
-use super::convert;
+use super::{Front, convert};
 use crate::{
     engine::{Body, Error},
     metrics::Metrics,
+    rdma::{Receipt, Refusal},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderName};
 use md5::{Digest, Md5};
+use penstock_rdma::Via;
 use s3s::{
     S3Error, S3ErrorCode, S3Result, TrailingHeaders,
+    auth::Credentials,
     checksum::ChecksumHasher,
     crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256},
     dto::{Checksum, StreamingBlob},
@@ -78,6 +81,46 @@ impl Computed {
     }
 }
 
+/// The bytes of a write, on their way.
+pub(super) struct Arriving {
+    pub blob: Option<StreamingBlob>,
+    pub size: u64,
+    pub via: Via,
+    pub receipt: Receipt,
+}
+
+/// The bytes of a write: by RDMA if the request has a token, else its body.
+pub(super) fn arriving(
+    front: &Front,
+    headers: &HeaderMap,
+    signer: Option<&Credentials>,
+    body: Option<StreamingBlob>,
+    content_length: Option<i64>,
+) -> S3Result<Arriving> {
+    let owner = signer.map(|signer| signer.access_key.as_str());
+    let tokened = front
+        .rdma
+        .tokened(headers, owner)
+        .map_err(|refusal| refusal.answer())?;
+    if let Some(tokened) = tokened {
+        let size = u64::from(tokened.token.window.size);
+        let (blob, receipt) = front.rdma.receive(tokened).map_err(|refusal| refusal.answer())?;
+        return Ok(Arriving {
+            blob: Some(blob),
+            size,
+            via: Via::Rdma,
+            receipt,
+        });
+    }
+    let size = length(headers, content_length)?;
+    Ok(Arriving {
+        blob: body,
+        size: size.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?,
+        via: Via::Http,
+        receipt: Receipt::none(),
+    })
+}
+
 struct Check {
     blob: Option<StreamingBlob>,
     sent: Sent,
@@ -88,6 +131,7 @@ struct Check {
     announced: Vec<HeaderName>,
     computed: Computed,
     metrics: Metrics,
+    via: Via,
 }
 
 /// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds.
@@ -97,6 +141,7 @@ pub(super) fn incoming(
     headers: &HeaderMap,
     trailers: Option<TrailingHeaders>,
     metrics: &Metrics,
+    via: Via,
 ) -> S3Result<(Body, Computed)> {
     if let Some(md5) = &sent.content_md5
         && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
@@ -142,6 +187,7 @@ pub(super) fn incoming(
         announced,
         computed: computed.clone(),
         metrics: metrics.clone(),
+        via,
     };
     Ok((stream::unfold(check, next).boxed(), computed))
 }
@@ -155,7 +201,7 @@ async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {
             if let Some(md5) = &mut check.md5 {
                 md5.update(&bytes);
             }
-            check.metrics.received(bytes.len() as u64);
+            check.metrics.received(check.via, bytes.len() as u64);
             return Some((Ok(bytes), check));
         }
         Ok(Some(Err(error))) => Err(refused(error)),
@@ -210,6 +256,9 @@ impl Check {
 
 /// s3s keeps the types of these errors to itself, so they are told by their names, which its pinned version fixes.
 fn refused(error: s3s::StdError) -> io::Error {
+    if error.is::<Refusal>() {
+        return io::Error::other(error);
+    }
     let text = error.to_string();
     let has = |name: &str| text.contains(name);
     let refused = if has("Sha256Mismatch") || has("InvalidChecksum") {
@@ -231,14 +280,14 @@ pub(super) fn outgoing(body: Body, metrics: &Metrics) -> StreamingBlob {
     let metrics = metrics.clone();
     let counted = body.inspect(move |piece| {
         if let Ok(bytes) = piece {
-            metrics.sent(bytes.len() as u64);
+            metrics.sent(Via::Http, bytes.len() as u64);
         }
     });
     StreamingBlob::wrap(SyncStream::new(counted))
 }
 
 /// The length of the body, where the client says it: of aws-chunked bodies the decoded one.
-pub(super) fn length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<u64>> {
+fn length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<u64>> {
     if let Some(decoded) = headers.get("x-amz-decoded-content-length") {
         let decoded = decoded.to_str().ok().and_then(|length| length.parse().ok());
         return match decoded {

@@ -1,7 +1,7 @@
 //! Engine errors as S3 errors (S3 API, "Error responses").
 
 use super::body::RefusedBody;
-use crate::engine::Error;
+use crate::{engine::Error, rdma::Refusal};
 use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode};
 
@@ -39,6 +39,9 @@ pub(super) fn answer(error: Error) -> S3Error {
             Code::ServiceUnavailable
         }
         Error::Body(source) => {
+            if let Some(refusal) = source.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+                return refusal.answer();
+            }
             return match source
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<RefusedBody>())

@@ -3,13 +3,13 @@
 
 use super::{
     Front,
-    body::{self, Sent},
+    body::{self, Arriving, Sent},
     convert::{self, Written},
     error, object,
 };
 use crate::engine::{ByteRange, PartRef, Precondition};
 use s3s::{
-    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Request, S3Response, S3Result,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
@@ -95,10 +95,18 @@ pub(super) async fn upload_part(
         input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
         "Encryption with a given key",
     )])?;
-    let size = body::length(&request.headers, input.content_length)?;
-    if size.is_none() {
-        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
-    }
+    let Arriving {
+        blob,
+        size,
+        via,
+        receipt,
+    } = body::arriving(
+        front,
+        &request.headers,
+        request.credentials.as_ref(),
+        input.body,
+        input.content_length,
+    )?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
@@ -110,27 +118,32 @@ pub(super) async fn upload_part(
         sha256: input.checksum_sha256,
     };
     let (body, computed) = body::incoming(
-        input.body,
+        blob,
         sent,
         &request.headers,
         request.trailing_headers,
         &front.metrics,
+        via,
     )?;
-    let part = front
+    let stored = front
         .engine
-        .upload_part(&object, &input.upload_id, number, size, body)
-        .await
-        .map_err(error::answer)?;
+        .upload_part(&object, &input.upload_id, number, Some(size), body)
+        .await;
+    receipt.drained().await;
+    let part = stored.map_err(error::answer)?;
     let sum = computed.take();
-    Ok(S3Response::new(UploadPartOutput {
-        e_tag: Some(convert::etag(&part.etag)),
-        checksum_crc32: sum.checksum_crc32,
-        checksum_crc32c: sum.checksum_crc32c,
-        checksum_crc64nvme: sum.checksum_crc64nvme,
-        checksum_sha1: sum.checksum_sha1,
-        checksum_sha256: sum.checksum_sha256,
-        ..Default::default()
-    }))
+    Ok(S3Response::with_headers(
+        UploadPartOutput {
+            e_tag: Some(convert::etag(&part.etag)),
+            checksum_crc32: sum.checksum_crc32,
+            checksum_crc32c: sum.checksum_crc32c,
+            checksum_crc64nvme: sum.checksum_crc64nvme,
+            checksum_sha1: sum.checksum_sha1,
+            checksum_sha256: sum.checksum_sha256,
+            ..Default::default()
+        },
+        receipt.headers(part.size),
+    ))
 }
 
 pub(super) async fn upload_part_copy(

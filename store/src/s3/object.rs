@@ -2,15 +2,19 @@
 
 use super::{
     Front,
-    body::{self, Sent},
+    body::{self, Arriving, Sent},
     convert::{self, Written},
     error,
 };
-use crate::engine::{Error, ObjectInfo, ObjectRef, Precondition, PutOptions};
+use crate::{
+    engine::{Error, ObjectInfo, ObjectRef, Precondition, PutOptions},
+    rdma::Refusal,
+};
 use futures::{StreamExt, stream};
-use http::{HeaderMap, header::LAST_MODIFIED};
+use http::{HeaderMap, HeaderValue, header::LAST_MODIFIED};
+use penstock_rdma::protocol::header;
 use s3s::{
-    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Error, S3Request, S3Response, S3Result,
     dto::{
         ChecksumType, CopyObjectInput, CopyObjectOutput, CopyObjectResult, DeleteObjectInput,
         DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, Error as DeleteError,
@@ -65,10 +69,18 @@ pub(super) async fn put_object(
         (input.write_offset_bytes.is_some(), "Appending"),
         (input.expires.is_some(), "The header Expires"),
     ])?;
-    let size = body::length(&request.headers, input.content_length)?;
-    if size.is_none() {
-        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
-    }
+    let Arriving {
+        blob,
+        size,
+        via,
+        receipt,
+    } = body::arriving(
+        front,
+        &request.headers,
+        request.credentials.as_ref(),
+        input.body,
+        input.content_length,
+    )?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
         content_md5: input.content_md5,
@@ -79,11 +91,12 @@ pub(super) async fn put_object(
         sha256: input.checksum_sha256,
     };
     let (body, computed) = body::incoming(
-        input.body,
+        blob,
         sent,
         &request.headers,
         request.trailing_headers,
         &front.metrics,
+        via,
     )?;
     let options = PutOptions {
         headers: Written {
@@ -96,14 +109,14 @@ pub(super) async fn put_object(
         }
         .into_headers(),
         precondition: convert::precondition(input.if_match, input.if_none_match),
-        size,
+        size: Some(size),
     };
-    let info = front
-        .engine
-        .put(&object, options, body)
-        .await
-        .map_err(error::answer)?;
+    let stored = front.engine.put(&object, options, body).await;
+    receipt.drained().await;
+    let info = stored.map_err(error::answer)?;
     let sum = computed.take();
+    let mut headers = last_modified(&info);
+    headers.extend(receipt.headers(info.size));
     Ok(S3Response::with_headers(
         PutObjectOutput {
             e_tag: Some(convert::etag(&info.etag)),
@@ -115,7 +128,7 @@ pub(super) async fn put_object(
             checksum_type: Some(ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
             ..Default::default()
         },
-        last_modified(&info),
+        headers,
     ))
 }
 
@@ -139,50 +152,85 @@ pub(super) async fn get_object(
             "Encryption with a given key",
         ),
     ])?;
+    let owner = request
+        .credentials
+        .as_ref()
+        .map(|signer| signer.access_key.as_str());
+    let tokened = front
+        .rdma
+        .tokened(&request.headers, owner)
+        .map_err(|refusal| refusal.answer())?;
     let object = convert::object(&input.bucket, &input.key);
     let precondition = convert::precondition(input.if_match, input.if_none_match);
     let range = input.range.map(convert::range);
-    let opened = front
-        .engine
-        .get(&object, range, &precondition)
-        .await
-        .map_err(|error| read_error(error, &precondition))?;
-    let info = opened.info;
-    convert::check_dates(
-        &object,
-        &info,
-        &precondition,
-        input.if_modified_since,
-        input.if_unmodified_since,
-    )
-    .map_err(|error| read_error(error, &tag_of(&info)))?;
+    let check = |info: &ObjectInfo| {
+        let (since, before) = (input.if_modified_since.clone(), input.if_unmodified_since.clone());
+        convert::check_dates(&object, info, &precondition, since, before)
+            .map_err(|error| read_error(error, &tag_of(info)))
+    };
+    let status = if range.is_some() { 206 } else { 200 };
+    let (mut delivered, mut headers) = (None, HeaderMap::new());
+    if let Some(tokened) = &tokened {
+        if front.rdma.delivers() {
+            let opened = front.engine.open(&object, range, &precondition).await;
+            let opened = opened.map_err(|error| read_error(error, &precondition))?;
+            check(&opened.info)?;
+            let (info, bytes) = (opened.info.clone(), opened.range.clone());
+            match front.rdma.deliver(tokened, opened).await {
+                Ok(moved) => {
+                    headers = moved.headers(status, info.crc64nvme);
+                    delivered = Some((info, bytes));
+                }
+                Err(Refusal::NotSupported) => {}
+                Err(refusal) => return Err(refusal.answer()),
+            }
+        }
+        if delivered.is_none() {
+            headers.insert(header::REPLY, HeaderValue::from_static("501"));
+        }
+    }
+    let (info, bytes, body) = match delivered {
+        Some((info, bytes)) => (info, bytes, None),
+        None => {
+            let opened = front.engine.get(&object, range, &precondition).await;
+            let opened = opened.map_err(|error| read_error(error, &precondition))?;
+            check(&opened.info)?;
+            let body = body::outgoing(opened.body, &front.metrics);
+            (opened.info, opened.range, Some(body))
+        }
+    };
     let content_range = range.map(|_| {
-        let (first, last) = (opened.range.start, opened.range.end.saturating_sub(1));
+        let (first, last) = (bytes.start, bytes.end.saturating_sub(1));
         format!("bytes {first}-{last}/{}", info.size)
     });
     let whole = content_range.is_none() && input.checksum_mode.is_some();
     let metadata = convert::metadata(&info);
-    Ok(S3Response::new(GetObjectOutput {
-        accept_ranges: Some("bytes".to_owned()),
-        body: Some(body::outgoing(opened.body, &front.metrics)),
-        cache_control: info.headers.cache_control,
-        checksum_crc64nvme: body::crc64(info.crc64nvme).filter(|_| whole),
-        checksum_type: whole.then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
-        content_disposition: info.headers.content_disposition,
-        content_encoding: info.headers.content_encoding,
-        content_language: info.headers.content_language,
-        content_length: Some(convert::size(opened.range.end - opened.range.start)),
-        content_range,
-        content_type: Some(
-            info.headers
-                .content_type
-                .unwrap_or_else(|| convert::DEFAULT_TYPE.to_owned()),
-        ),
-        e_tag: Some(convert::etag(&info.etag)),
-        last_modified: Some(convert::timestamp(info.modified)),
-        metadata,
-        ..Default::default()
-    }))
+    // Bytes that went by RDMA are not in the body.
+    let length = body.as_ref().map_or(0, |_| bytes.end - bytes.start);
+    Ok(S3Response::with_headers(
+        GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            body,
+            cache_control: info.headers.cache_control,
+            checksum_crc64nvme: body::crc64(info.crc64nvme).filter(|_| whole),
+            checksum_type: whole.then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
+            content_disposition: info.headers.content_disposition,
+            content_encoding: info.headers.content_encoding,
+            content_language: info.headers.content_language,
+            content_length: Some(convert::size(length)),
+            content_range,
+            content_type: Some(
+                info.headers
+                    .content_type
+                    .unwrap_or_else(|| convert::DEFAULT_TYPE.to_owned()),
+            ),
+            e_tag: Some(convert::etag(&info.etag)),
+            last_modified: Some(convert::timestamp(info.modified)),
+            metadata,
+            ..Default::default()
+        },
+        headers,
+    ))
 }
 
 fn tag_of(info: &ObjectInfo) -> Precondition {

@@ -4,7 +4,11 @@ use super::{
     Front,
     access::{Access, Keys},
 };
-use crate::{engine::Engine, metrics::Metrics};
+use crate::{
+    engine::Engine,
+    metrics::Metrics,
+    rdma::{Names, Rdma, Route},
+};
 use http::{Method, Request, header};
 use hyper::body::Incoming;
 use penstock_rdma::Credentials;
@@ -20,7 +24,13 @@ const MAX_DOCUMENT: usize = 8 << 20;
 
 tokio::task_local! {
     /// The operation that a request turned out to be, for the metrics.
-    pub(super) static OPERATION: RefCell<Option<String>>;
+    static OPERATION: RefCell<Option<String>>;
+}
+
+/// Says which operation a request turned out to be.
+pub(crate) fn note_operation(name: &str) {
+    // Outside of a scope (a front door without its service) there is nobody to tell.
+    let _unscoped = OPERATION.try_with(|operation| operation.replace(Some(name.to_owned())));
 }
 
 /// Answers S3 requests. Cheap to clone.
@@ -31,8 +41,20 @@ pub struct Service {
 }
 
 impl Service {
-    /// The S3 API over `engine`, for whoever signs with `root`.
+    /// The S3 API over `engine`, for whoever signs with `root`; bytes go as HTTP bodies.
     pub fn new(engine: Arc<dyn Engine>, root: Credentials, region: String, metrics: Metrics) -> Self {
+        let rdma = Rdma::off(metrics.clone());
+        Self::with_rdma(engine, root, region, metrics, rdma)
+    }
+
+    /// As [`Service::new`], for clients that want their bytes by RDMA too.
+    pub fn with_rdma(
+        engine: Arc<dyn Engine>,
+        root: Credentials,
+        region: String,
+        metrics: Metrics,
+        rdma: Rdma,
+    ) -> Self {
         let mut config = S3Config::default();
         config.xml_max_body_size = MAX_DOCUMENT;
         // Form uploads are refused before they come this far.
@@ -41,10 +63,13 @@ impl Service {
             engine,
             region,
             metrics: metrics.clone(),
+            rdma: rdma.clone(),
         });
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         builder.set_auth(Keys(root));
         builder.set_access(Access);
+        builder.set_validation(Names::new());
+        builder.set_route(Route(rdma));
         Self {
             s3: builder.build(),
             metrics,
@@ -55,7 +80,7 @@ impl Service {
     ///
     /// # Errors
     /// When no answer can be made; the connection is closed then.
-    pub async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+    pub async fn answer(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
         if let Some(refusal) = refuse(&request) {
             let response = refusal
@@ -66,6 +91,7 @@ impl Service {
             return Ok(response);
         }
         let scoped = OPERATION.scope(RefCell::new(None), async {
+            hide_tokens(&mut request);
             let answer = self.s3.call(request.map(Body::from)).await;
             (answer, OPERATION.with(RefCell::take))
         });
@@ -77,6 +103,15 @@ impl Service {
                 .request(operation, response.status(), begun.elapsed());
         }
         answer
+    }
+}
+
+/// s3s logs requests; what opens memory must not be in a log.
+fn hide_tokens(request: &mut Request<Incoming>) {
+    for (name, value) in request.headers_mut() {
+        if name.as_str().starts_with(penstock_rdma::protocol::header::PREFIX) {
+            value.set_sensitive(true);
+        }
     }
 }
 

@@ -1,0 +1,85 @@
+//! Bytes by RDMA: the client of `s3rdma-rc-1` (`docs/protocol.md`).
+//!
+//! ```text
+//!   get, put, upload_part ── read, write ──┐
+//!   get_into_memory, put_from_memory ──────┤── exchange: open a window, ask for it, close it or kill ── Sessions
+//! ```
+//! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
+//! again only when the window is closed, or the queue pair dead.
+
+mod connect;
+mod exchange;
+mod judge;
+mod memory;
+mod read;
+mod sessions;
+mod write;
+
+use super::Client;
+use crate::fabric::{Device, Pool, Purpose};
+use crate::{Error, Policy, Result};
+use sessions::Sessions;
+use std::sync::Arc;
+
+/// Bytes of one window of a GET. Enough of them are under way to hide a round trip, and one is small enough to be had.
+const WINDOW: usize = 4 << 20;
+
+/// The RDMA side of a client.
+pub(super) struct Rdma {
+    /// The same client without this side: what commands are sent with.
+    plain: Client,
+    device: Arc<dyn Device>,
+    sessions: Sessions,
+    /// Windows of GETs.
+    windows: Arc<Pool>,
+    /// Windows of PUTs, each as large as a part.
+    parts: Arc<Pool>,
+}
+
+impl Rdma {
+    /// Nothing is sent and no memory registered yet.
+    pub fn new(plain: Client, device: Arc<dyn Device>) -> Self {
+        let options = &plain.inner.options;
+        let half = options.rdma_memory / 2;
+        let pool = |chunk| Pool::new(Arc::clone(&device), Purpose::Windows, chunk, half);
+        Self {
+            windows: pool(WINDOW),
+            parts: pool(options.part_size),
+            sessions: Sessions::new(plain.clone(), Arc::clone(&device)),
+            device,
+            plain,
+        }
+    }
+}
+
+impl Client {
+    /// The RDMA side, where there is a device and the policy allows it.
+    fn by_rdma(&self) -> Option<&Arc<Rdma>> {
+        self.rdma.as_ref()
+    }
+
+    /// Whether bytes may go as an HTTP body, when they do not go by RDMA because of `why`.
+    pub(super) fn by_http(&self, why: Option<Error>) -> Result<()> {
+        if self.inner.options.policy != Policy::Require {
+            if let Some(error) = why {
+                tracing::debug!(%error, "bytes go as an HTTP body");
+            }
+            return Ok(());
+        }
+        Err(why.unwrap_or_else(|| self.no_fast_path("there is no RDMA device")))
+    }
+
+    fn no_fast_path(&self, cause: impl Into<String>) -> Error {
+        Error::NoFastPath {
+            endpoint: self.inner.endpoint.to_string(),
+            cause: cause.into(),
+        }
+    }
+
+    /// Ends the RDMA sessions, so that the storage node need not wait for them to be idle. Requests make new ones.
+    pub async fn disconnect(&self) {
+        if let Some(rdma) = self.by_rdma() {
+            rdma.sessions.end_all().await;
+        }
+    }
+}

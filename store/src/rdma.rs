@@ -1,0 +1,133 @@
+//! RDMA under the S3 front door: the server of `s3rdma-rc-1` (`docs/protocol.md`).
+//!
+//! ```text
+//!   POST /.s3rdma-rc/connect ── connect ──▶ Sessions ── Session { owner, queue pair, sequence window }
+//!   GET, PUT with a token ── request (signed? well-formed?) ── Sessions::admit ── transfer ──▶ the client's memory
+//!                                                                   ▲ staging: a bounded pool of registered chunks
+//! ```
+//! This end performs every operation; no peer can reach memory of the storage node. An answer leaves only when nothing of
+//! its request is under way any more.
+
+mod connect;
+mod device;
+mod receive;
+mod refusal;
+mod request;
+mod send;
+mod sessions;
+mod transfer;
+
+pub use device::open_device;
+
+pub(crate) use connect::{Names, Route};
+pub(crate) use receive::Receipt;
+pub(crate) use refusal::Refusal;
+
+use crate::metrics::Metrics;
+use penstock_rdma::fabric::{Device, Pool, Purpose};
+use sessions::Sessions;
+use std::{sync::Arc, time::Duration};
+use transfer::CHUNK;
+
+/// How much of it there is. Each is a bound, so that no client can have all of the storage node.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Registered memory between disk and NIC, in bytes.
+    pub staging_bytes: u64,
+    /// Sessions of one access key.
+    pub sessions_per_key: usize,
+    /// Sessions, and so queue pairs, in all.
+    pub sessions: usize,
+    /// Requests of one session that are served at the same time.
+    pub in_flight: usize,
+    /// A session without a request for this long ends (whole seconds).
+    pub idle: Duration,
+    /// An operation that does not end within this time has failed.
+    pub operation: Duration,
+    /// A request that finds no staging memory waits for this long before it is refused.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            staging_bytes: 256 << 20,
+            sessions_per_key: 64,
+            sessions: 1024,
+            in_flight: 64,
+            idle: Duration::from_secs(300),
+            operation: Duration::from_secs(30),
+            patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The RDMA side of a storage node, or that there is none. Cheap to clone; clones are the same one.
+#[derive(Clone)]
+pub struct Rdma {
+    plane: Option<Arc<Plane>>,
+    metrics: Metrics,
+}
+
+struct Plane {
+    device: Arc<dyn Device>,
+    staging: Arc<Pool>,
+    sessions: Arc<Sessions>,
+    limits: Limits,
+}
+
+impl Rdma {
+    /// No RDMA: connect answers 501, and bytes go as HTTP bodies.
+    pub fn off(metrics: Metrics) -> Self {
+        Self { plane: None, metrics }
+    }
+
+    /// RDMA through `device`. Call it inside a Tokio runtime.
+    pub fn new(device: Arc<dyn Device>, limits: Limits, metrics: Metrics) -> Self {
+        let staging = Pool::new(Arc::clone(&device), Purpose::Staging, CHUNK, limits.staging_bytes);
+        let sessions = Sessions::begin(&limits);
+        Self {
+            plane: Some(Arc::new(Plane {
+                device,
+                staging,
+                sessions,
+                limits,
+            })),
+            metrics,
+        }
+    }
+
+    /// Ends all sessions. What is under way fails.
+    pub async fn shut_down(&self) {
+        if let Some(plane) = &self.plane {
+            plane.sessions.end_all().await;
+        }
+    }
+
+    /// Sessions that stand now.
+    pub fn sessions(&self) -> usize {
+        self.plane.as_ref().map_or(0, |plane| plane.sessions.count())
+    }
+
+    /// Staging memory in use now, in bytes.
+    pub fn staging_in_use(&self) -> u64 {
+        let used = self.plane.as_ref().map_or(0, |plane| plane.staging.usage().used);
+        used as u64 * CHUNK as u64
+    }
+
+    /// Shows what is in use.
+    pub fn show_usage(&self) {
+        let Some(plane) = &self.plane else {
+            return;
+        };
+        let device = plane.device.usage();
+        self.metrics
+            .show_rdma(self.sessions(), device.queue_pairs, self.staging_in_use());
+    }
+
+    /// Counts a refusal on its way to the client.
+    fn refused(&self, refusal: Refusal) -> Refusal {
+        self.metrics.rdma_refused(refusal.reason());
+        refusal
+    }
+}

@@ -1,0 +1,161 @@
+//! `POST /.s3rdma-rc/connect` and `/disconnect`.
+
+use super::{
+    Plane, Rdma, Refusal,
+    refusal::Limit,
+    request::{check_signed, text},
+};
+use crate::s3::note_operation;
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use penstock_rdma::{
+    fabric::{Connection, Device, QueuePair},
+    protocol::{CONNECT, DISCONNECT, Grant, NAME, Offer, Psn, QpToken, RESERVED, SessionId, header},
+};
+use s3s::{
+    Body, S3Request, S3Response, S3Result,
+    route::S3Route,
+    s3_error,
+    validation::{AwsNameValidation, NameValidation},
+};
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+
+/// Names of buckets, and the one that is reserved for the protocol's paths: s3s would refuse those before they come here.
+pub(crate) struct Names(AwsNameValidation);
+
+impl Names {
+    pub fn new() -> Self {
+        Self(AwsNameValidation::new())
+    }
+}
+
+impl NameValidation for Names {
+    fn validate_bucket_name(&self, name: &str) -> bool {
+        name == RESERVED || self.0.validate_bucket_name(name)
+    }
+}
+
+/// Everything below `/.s3rdma-rc`. s3s has checked the signature before.
+pub(crate) struct Route(pub Rdma);
+
+#[async_trait::async_trait]
+impl S3Route for Route {
+    fn is_match(&self, _: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
+        let below = uri
+            .path()
+            .strip_prefix('/')
+            .and_then(|path| path.strip_prefix(RESERVED));
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        // Anonymous requests do not come here.
+        let owner = request
+            .credentials
+            .as_ref()
+            .map(|credentials| credentials.access_key.clone())
+            .unwrap_or_default();
+        let rdma = &self.0;
+        match request.uri.path() {
+            _ if request.method != Method::POST => Err(s3_error!(MethodNotAllowed)),
+            CONNECT => {
+                note_operation("RdmaConnect");
+                rdma.connect(&request.headers, &owner)
+                    .await
+                    .map_err(|refusal| rdma.refused(refusal).answer())
+            }
+            DISCONNECT => {
+                note_operation("RdmaDisconnect");
+                rdma.disconnect(&request.headers, &owner)
+                    .await
+                    .map_err(|refusal| rdma.refused(refusal).answer())
+            }
+            _ => Err(s3_error!(MethodNotAllowed)),
+        }
+    }
+}
+
+impl Rdma {
+    async fn connect(&self, headers: &HeaderMap, owner: &str) -> Result<S3Response<Body>, Refusal> {
+        check_signed(headers)?;
+        let plane = self.plane.as_ref().ok_or(Refusal::Unsupported)?;
+        if headers.get(header::PROTOCOL).is_none_or(|name| name != NAME) {
+            return Err(Refusal::Unsupported);
+        }
+        let peer = QpToken::parse(text(headers, &header::TOKEN, "x-amz-rdma-token")?)?.0;
+        let peer_psn = Psn::parse(text(headers, &header::PSN, "x-amz-rdma-psn")?)?;
+        let offer = match headers.get(header::CAPS) {
+            None => Offer::default(),
+            Some(_) => Offer::parse(text(headers, &header::CAPS, "x-amz-rdma-caps")?)?,
+        };
+        let place = plane.sessions.reserve(owner)?;
+        let grant = plane.grant(offer);
+        let psn = Psn::random();
+        let connection = Connection {
+            peer,
+            local_psn: psn.number(),
+            peer_psn: peer_psn.number(),
+            mtu: grant.mtu,
+            read_depth: grant.read_depth,
+        };
+        let device = Arc::clone(&plane.device);
+        // Drivers talk to their devices here, which takes milliseconds.
+        let made = spawn_blocking(move || make(&*device, &connection)).await;
+        let queue_pair = made.map_err(|_| Refusal::Busy(Limit::QueuePairs))??;
+        let ours = QpToken(queue_pair.address());
+        let session = plane
+            .sessions
+            .add(place, owner, queue_pair, grant, (peer, peer_psn))?;
+        tracing::debug!(?session, ?peer, ?grant, "an RDMA session begins");
+        let mut answer = S3Response::new(Body::empty());
+        for (name, value) in [
+            (header::PROTOCOL, NAME.to_owned()),
+            (header::SESSION, session.encode()),
+            (header::REPLY, ours.encode_reply()),
+            (header::PSN, psn.encode()),
+            (header::CAPS, grant.encode()),
+        ] {
+            if let Ok(mut value) = HeaderValue::from_str(&value) {
+                // Not for logs.
+                value.set_sensitive(name != header::CAPS && name != header::PROTOCOL);
+                answer.headers.insert(name, value);
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn disconnect(&self, headers: &HeaderMap, owner: &str) -> Result<S3Response<Body>, Refusal> {
+        check_signed(headers)?;
+        let session = SessionId::parse(text(headers, &header::SESSION, "x-amz-rdma-session")?)?;
+        if let Some(plane) = &self.plane {
+            plane.sessions.end_of(session, owner).await;
+        }
+        Ok(S3Response::with_status(Body::empty(), StatusCode::NO_CONTENT))
+    }
+}
+
+impl Plane {
+    fn grant(&self, offer: Offer) -> Grant {
+        let device = self.device.info();
+        Grant {
+            mtu: offer.mtu.min(device.mtu),
+            read_depth: offer.read_depth.min(device.read_depth).max(1),
+            immediate: offer.immediate,
+            max: u32::MAX,
+            idle: self.limits.idle,
+            operation: self.limits.operation,
+        }
+    }
+}
+
+/// Operations that may be under way on one queue pair. Requests of a session share it.
+const QUEUE_DEPTH: u16 = 128;
+
+fn make(device: &dyn Device, connection: &Connection) -> Result<Arc<dyn QueuePair>, Refusal> {
+    let queue_pair = device.queue_pair(QUEUE_DEPTH).map_err(|error| {
+        tracing::warn!(%error, "an RDMA session was refused");
+        Refusal::Busy(Limit::QueuePairs)
+    })?;
+    queue_pair.connect(connection).map_err(Refusal::Peer)?;
+    Ok(queue_pair)
+}
