@@ -49,3 +49,5 @@ pub const REASON_PORT_DOWN: &str = "PortDown";
 pub const REASON_NO_ROCE_V2_GID: &str = "NoRoceV2Gid";
 /// The pod may not pin enough memory.
 pub const REASON_MEMLOCK_TOO_LOW: &str = "MemlockTooLow";
+/// The device does not do what it was asked.
+pub const REASON_DEVICE_FAILED: &str = "DeviceFailed";

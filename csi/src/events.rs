@@ -1,11 +1,11 @@
 //! Events about pods: the one thing for which the driver on a node speaks to the API server, with the right to create Events
 //! and none besides.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Config,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use k8s_openapi::api::core::v1::ObjectReference;
 use std::collections::HashMap;
 
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";

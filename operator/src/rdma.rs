@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use penstock_crds::{
     StorageCluster,
     conditions::{
-        REASON_DISABLED, REASON_KERNEL_MODULE_MISSING, REASON_MEMLOCK_TOO_LOW, REASON_NO_DEVICE,
-        REASON_NO_LIBRARY, REASON_NO_ROCE_V2_GID, REASON_NOT_TOLD, REASON_PORT_DOWN,
+        REASON_DEVICE_FAILED, REASON_DISABLED, REASON_KERNEL_MODULE_MISSING, REASON_MEMLOCK_TOO_LOW,
+        REASON_NO_DEVICE, REASON_NO_LIBRARY, REASON_NO_ROCE_V2_GID, REASON_NOT_TOLD, REASON_PORT_DOWN,
     },
     storage_cluster::RdmaPolicy,
 };
@@ -98,6 +98,7 @@ fn known(reason: &str) -> &'static str {
         REASON_PORT_DOWN,
         REASON_NO_ROCE_V2_GID,
         REASON_MEMLOCK_TOO_LOW,
+        REASON_DEVICE_FAILED,
     ]
     .into_iter()
     .find(|known| *known == reason)

@@ -358,6 +358,9 @@ pub enum Unavailable {
          root with the capability IPC_LOCK"
     )]
     MemlockTooLow,
+    /// `DeviceFailed`
+    #[error("the RDMA device does not work: {0}")]
+    Failed(String),
 }
 
 impl Unavailable {
@@ -370,6 +373,7 @@ impl Unavailable {
             Self::PortDown { .. } => "PortDown",
             Self::NoRoceV2Gid { .. } => "NoRoceV2Gid",
             Self::MemlockTooLow => "MemlockTooLow",
+            Self::Failed(_) => "DeviceFailed",
         }
     }
 }

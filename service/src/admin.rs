@@ -67,7 +67,8 @@ impl Admin {
             .route("/readyz", get(readyz))
             .with_state(shown);
         for (path, document) in documents {
-            let answer = move || std::future::ready(([(CONTENT_TYPE, "application/json")], document()));
+            let document: Arc<dyn Fn() -> String + Send + Sync> = document.into();
+            let answer = async move || ([(CONTENT_TYPE, "application/json")], document());
             router = router.route(path, get(answer));
         }
         tokio::spawn(async move {

@@ -8,7 +8,7 @@ use penstock_store::{
     keys,
     local::{Local, OpenError},
     metrics::Metrics,
-    rdma::{self, Limits, Rdma},
+    rdma::{self, Limits, Rdma, Standing},
     s3::Service,
     server::{self, Server},
 };
@@ -119,10 +119,10 @@ enum RdmaPolicy {
 
 impl RdmaArgs {
     /// The RDMA side as asked for; says in one log line what it is.
-    fn open(&self, metrics: &Metrics) -> Result<Rdma, Unavailable> {
+    fn open(&self, metrics: &Metrics) -> Result<(Rdma, Standing), Unavailable> {
         if self.policy == RdmaPolicy::Off {
             tracing::info!("RDMA is switched off; bytes go as HTTP bodies");
-            return Ok(Rdma::off(metrics.clone()));
+            return Ok((Rdma::off(metrics.clone()), Standing::off()));
         }
         match rdma::open_device(self.device.as_deref()) {
             Ok(device) => {
@@ -131,12 +131,13 @@ impl RdmaArgs {
                     device = info.name, gid = %info.gid, netdev = info.netdev, gbits = info.gbits, mtu = info.mtu,
                     "bytes go by RDMA where clients can"
                 );
-                Ok(Rdma::new(device, self.limits(), metrics.clone()))
+                let standing = Standing::of(Ok(info));
+                Ok((Rdma::new(device, self.limits(), metrics.clone()), standing))
             }
             Err(unavailable) if self.policy == RdmaPolicy::Prefer => {
                 let reason = unavailable.reason();
                 tracing::info!(reason, "no RDMA, so bytes go as HTTP bodies: {unavailable}");
-                Ok(Rdma::off(metrics.clone()))
+                Ok((Rdma::off(metrics.clone()), Standing::of(Err(&unavailable))))
             }
             Err(unavailable) => Err(unavailable),
         }
@@ -204,7 +205,10 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 
     let mut admin = Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
-    let rdma = serve.rdma.open(&metrics)?;
+    let (rdma, standing) = serve.rdma.open(&metrics)?;
+    admin
+        .documents
+        .push(("/rdma", Box::new(move || standing.document())));
     let door = Service::with_rdma(
         Arc::new(engine.clone()),
         root,

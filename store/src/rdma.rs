@@ -17,7 +17,7 @@ mod send;
 mod sessions;
 mod transfer;
 
-pub use device::open_device;
+pub use device::{Standing, open_device};
 
 pub(crate) use connect::{Names, Route};
 pub(crate) use receive::Receipt;

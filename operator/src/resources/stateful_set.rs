@@ -80,7 +80,15 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
         format!("--root-access-key-file={CREDENTIALS}/accessKeyId"),
         format!("--root-secret-key-file={CREDENTIALS}/secretAccessKey"),
-        format!("--rdma={}", spec.rdma.policy.as_str()),
+        // Also where RDMA is required, since a node that ends cannot say why there is none: the condition judges that.
+        format!(
+            "--rdma={}",
+            if spec.rdma.policy == RdmaPolicy::Off {
+                "off"
+            } else {
+                "prefer"
+            }
+        ),
     ];
     if let Some(device) = &spec.rdma.device {
         args.push(format!("--rdma-device={device}"));
