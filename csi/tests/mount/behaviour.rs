@@ -478,7 +478,7 @@ fn a_file_that_is_replaced_again_and_again_is_whole_for_every_reader_of_the_node
 #[test]
 fn what_cannot_be_uploaded_before_the_end_is_put_aside_once() {
     let store = Store::new();
-    let (mount, storage_node_is_gone) = store.mounted_over_http("m");
+    let (mount, storage_node) = store.mounted_over_http("m");
     let one = OpenOptions::new()
         .write(true)
         .create(true)
@@ -487,7 +487,7 @@ fn what_cannot_be_uploaded_before_the_end_is_put_aside_once() {
         .unwrap();
     let two = OpenOptions::new().write(true).open(mount.at("f")).unwrap();
     one.write_all_at(b"precious", 0).unwrap();
-    storage_node_is_gone.cancel();
+    store.runtime.block_on(storage_node.ends());
     store
         .runtime
         .block_on(mount.volume.as_ref().unwrap().drain(Duration::from_millis(50)));

@@ -28,6 +28,19 @@ struct Store {
     folder: TempDir,
 }
 
+struct StorageNode {
+    ending: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl StorageNode {
+    /// Returns when no request is answered any more.
+    async fn ends(self) {
+        self.ending.cancel();
+        self.served.await.unwrap();
+    }
+}
+
 impl Store {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -53,8 +66,8 @@ impl Store {
         self.mount(name, self.engine.clone())
     }
 
-    /// As [`Self::mounted`], but as in a cluster: over HTTP. The storage node is gone when the token fires.
-    fn mounted_over_http(&self, name: &str) -> (Mounted, CancellationToken) {
+    /// As [`Self::mounted`], but as in a cluster: over HTTP. The storage node ends when it is told to.
+    fn mounted_over_http(&self, name: &str) -> (Mounted, StorageNode) {
         let access = |endpoint: String| Access {
             endpoint,
             region: "us-east-1".into(),
@@ -62,8 +75,8 @@ impl Store {
             secret_access_key: "secret".into(),
             ca_pem: None,
         };
-        let gone = CancellationToken::new();
-        let remote = self.runtime.block_on(async {
+        let ending = CancellationToken::new();
+        let (remote, served) = self.runtime.block_on(async {
             let metrics =
                 penstock_store::metrics::Metrics::register(&mut penstock_service::Admin::default().metrics);
             let root = penstock_rdma::Credentials::new("key", "secret");
@@ -71,10 +84,10 @@ impl Store {
             let anywhere = "127.0.0.1:0".parse().unwrap();
             let server = Server::bind(anywhere, None, service, metrics, 64).await.unwrap();
             let address = server.address().unwrap();
-            tokio::spawn(server.run(gone.clone()));
-            access(format!("http://{address}")).engine().unwrap()
+            let served = tokio::spawn(server.run(ending.clone()));
+            (access(format!("http://{address}")).engine().unwrap(), served)
         });
-        (self.mount(name, Arc::new(remote)), gone)
+        (self.mount(name, Arc::new(remote)), StorageNode { ending, served })
     }
 
     fn mount(&self, name: &str, engine: Arc<dyn Engine>) -> Mounted {
