@@ -3,10 +3,10 @@
 //! Kubernetes reads them from the Secret that the StorageClass or the PersistentVolume names, which the operator keeps
 //! (`<cluster>-credentials`), so that neither the driver nor its users look for an endpoint.
 
-use penstock_rdma::{Client, Credentials, Endpoint, Options};
+use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy, fabric::Device};
 use penstock_store::remote::Remote;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 const ACCESS_KEY_ID: &str = "accessKeyId";
 const SECRET_ACCESS_KEY: &str = "secretAccessKey";
@@ -81,12 +81,26 @@ impl Access {
         Ok(access)
     }
 
-    /// The engine that asks this storage node. Nothing is sent yet. Must be called inside a Tokio runtime.
+    /// The engine that asks this storage node over HTTP. Nothing is sent yet. Must be called inside a Tokio runtime.
     ///
     /// # Errors
     /// When the endpoint or the CA certificate cannot be used.
     pub fn engine(&self) -> Result<Remote, penstock_rdma::Error> {
+        self.engine_by(Policy::Off, None)
+    }
+
+    /// As [`Self::engine`]; bytes of objects travel by RDMA as far as `policy` and `device` let them.
+    ///
+    /// # Errors
+    /// As [`Self::engine`].
+    pub fn engine_by(
+        &self,
+        policy: Policy,
+        device: Option<Arc<dyn Device>>,
+    ) -> Result<Remote, penstock_rdma::Error> {
         let options = Options {
+            policy,
+            device,
             region: self.region.clone(),
             ca_pem: self.ca_pem.clone().map(String::into_bytes),
             ..Options::default()

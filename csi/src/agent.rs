@@ -5,9 +5,11 @@ use crate::{
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
+    transport::{self, Transport},
 };
+use penstock_rdma::{Policy, Via};
 use penstock_service::{CancellationToken, chain};
-use penstock_store::engine;
+use penstock_store::{engine, remote::Remote};
 use std::{
     collections::HashMap,
     io,
@@ -36,6 +38,8 @@ pub struct Args {
     /// Folder for staged files, and for those that could not be uploaded.
     #[arg(long, default_value = "/var/lib/penstock", value_name = "DIR")]
     pub state_dir: PathBuf,
+    #[command(flatten)]
+    pub transport: transport::Args,
 }
 
 /// Why the agent could not start.
@@ -73,6 +77,7 @@ pub async fn run(
     let agent = Agent {
         staging: prepare(&args.state_dir, &metrics).await?,
         metrics,
+        transport: Transport::find(&args.transport),
         served: Arc::default(),
     };
     let listener = listen(&args.socket)?;
@@ -131,6 +136,7 @@ fn listen(path: &Path) -> Result<UnixListener, AgentError> {
 struct Agent {
     staging: Staging,
     metrics: Metrics,
+    transport: Transport,
     served: Arc<Mutex<HashMap<PathBuf, Served>>>,
 }
 
@@ -138,6 +144,7 @@ struct Served {
     volume: Arc<Volume>,
     session: Session,
     look: Look,
+    complaint: Option<String>,
 }
 
 impl Agent {
@@ -162,6 +169,10 @@ impl Agent {
         let reply = match call {
             Call::Ping => Reply::Done,
             Call::Look { path } => Reply::Looks(self.look(&path)),
+            Call::Complaint { path } => {
+                let served = self.served();
+                Reply::Complains(served.get(&path).and_then(|served| served.complaint.clone()))
+            }
             Call::Drop { path } => {
                 self.drop_mount(&path).await;
                 Reply::Done
@@ -185,13 +196,15 @@ impl Agent {
     async fn serve(&self, path: PathBuf, mount: Mount, descriptor: Option<OwnedFd>) -> Result<(), Refusal> {
         let device =
             descriptor.ok_or_else(|| Refusal::Invalid("no descriptor came with the mount".into()))?;
-        let engine = mount
-            .access
-            .engine()
-            .map_err(|error| Refusal::Invalid(chain(&error)))?;
+        let engine = self
+            .transport
+            .engine(&mount.access, mount.rdma.unwrap_or_default())
+            .map_err(|error| Refusal::Invalid(chain(&error)))?
+            .told_to(self.metrics.traffic(&mount.volume));
         let engine = Arc::new(engine);
         let first = Storage::new(engine.clone(), &mount.bucket, &mount.prefix, FIRST_LOOK);
         first.any_under("").await.map_err(|failure| refusal(&failure))?;
+        let complaint = self.complaint(&engine, mount.rdma).await?;
         let storage = Storage::new(engine, &mount.bucket, &mount.prefix, DEADLINE);
         let volume = Volume::new(storage, self.staging.clone(), mount.look, self.metrics.clone());
         let volume = Arc::new(volume);
@@ -203,6 +216,7 @@ impl Agent {
             volume,
             session,
             look: mount.look,
+            complaint,
         };
         let replaced = self.served().insert(path, served);
         if let Some(replaced) = replaced {
@@ -211,6 +225,32 @@ impl Agent {
         }
         self.count();
         Ok(())
+    }
+
+    /// What there is to complain of when a volume's bytes travel by HTTP.
+    async fn complaint(&self, engine: &Remote, policy: Option<Policy>) -> Result<Option<String>, Refusal> {
+        let Some(policy @ (Policy::Require | Policy::Prefer)) = policy else {
+            return Ok(None);
+        };
+        let way = tokio::time::timeout(FIRST_LOOK, engine.client().way()).await;
+        let way = way
+            .map_err(|_| {
+                Refusal::Unreachable(
+                    "the storage node does not say in time whether it speaks RDMA".to_owned(),
+                )
+            })?
+            .map_err(|error| Refusal::Unreachable(chain(&error)))?;
+        if way.via != Via::Http {
+            return Ok(None);
+        }
+        let why = self.transport.why_not(way.why);
+        if policy == Policy::Require {
+            return Err(Refusal::NoFastPath(format!(
+                "the volume says rdma: require, and its bytes cannot travel by RDMA from this node: {why}; mend that, run the pod \
+                 on a node that has RDMA, or set rdma: prefer in the StorageClass"
+            )));
+        }
+        Ok(Some(why))
     }
 
     fn count(&self) {

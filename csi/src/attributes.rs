@@ -6,6 +6,7 @@
 //! The keys are the same in both. A PersistentVolume always names a bucket; a StorageClass without one makes a bucket per
 //! claim.
 
+use penstock_rdma::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -18,9 +19,19 @@ const UID: &str = "uid";
 const GID: &str = "gid";
 const FILE_MODE: &str = "fileMode";
 const DIR_MODE: &str = "dirMode";
+const RDMA: &str = "rdma";
 /// Says whose StorageClass it is; for people who read it.
 const STORAGE_CLUSTER: &str = "storageCluster";
-const KNOWN: [&str; 7] = [BUCKET, PREFIX, UID, GID, FILE_MODE, DIR_MODE, STORAGE_CLUSTER];
+const KNOWN: [&str; 8] = [
+    BUCKET,
+    PREFIX,
+    UID,
+    GID,
+    FILE_MODE,
+    DIR_MODE,
+    RDMA,
+    STORAGE_CLUSTER,
+];
 /// What Kubernetes and its sidecars add to both maps.
 const FOREIGN: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 
@@ -65,6 +76,8 @@ pub struct Attributes {
     pub file_mode: Option<u32>,
     /// Permissions of folders, at most 0777.
     pub dir_mode: Option<u32>,
+    /// Whether its bytes may travel by HTTP. Not said: they may, and nobody is told.
+    pub rdma: Option<Policy>,
 }
 
 impl Attributes {
@@ -92,6 +105,7 @@ impl Attributes {
             (GID, self.gid.map(|id| id.to_string())),
             (FILE_MODE, octal(self.file_mode)),
             (DIR_MODE, octal(self.dir_mode)),
+            (RDMA, self.rdma.map(|policy| policy.name().to_owned())),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
@@ -135,6 +149,7 @@ impl Parameters {
                 gid: id(map, GID)?,
                 file_mode: mode(map, FILE_MODE)?,
                 dir_mode: mode(map, DIR_MODE)?,
+                rdma: policy(map)?,
             },
         })
     }
@@ -197,6 +212,16 @@ fn id(map: &HashMap<String, String>, key: &'static str) -> Result<Option<u32>, A
     }
 }
 
+fn policy(map: &HashMap<String, String>) -> Result<Option<Policy>, AttributeError> {
+    let Some(text) = map.get(RDMA) else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(policy) => Ok(Some(policy)),
+        Err(_) => Err(invalid(RDMA, text, "it is no policy", "require, prefer or off")),
+    }
+}
+
 fn mode(map: &HashMap<String, String>, key: &'static str) -> Result<Option<u32>, AttributeError> {
     let Some(text) = map.get(key) else { return Ok(None) };
     let digits = text
@@ -234,6 +259,7 @@ mod tests {
             ("gid", "0"),
             ("fileMode", "0640"),
             ("dirMode", "750"),
+            ("rdma", "require"),
             ("storageCluster", "default/demo"),
             ("csi.storage.k8s.io/pod.name", "p"),
             ("storage.kubernetes.io/csiProvisionerIdentity", "x"),
@@ -246,6 +272,7 @@ mod tests {
             gid: Some(0),
             file_mode: Some(0o640),
             dir_mode: Some(0o750),
+            rdma: Some(Policy::Require),
         };
         assert_eq!(attributes, expected);
         assert_eq!(Attributes::parse(&attributes.to_map()), Ok(expected));
@@ -294,6 +321,8 @@ mod tests {
             ("fileMode", "0o644"),
             ("dirMode", "0789"),
             ("dirMode", ""),
+            ("rdma", "Require"),
+            ("rdma", ""),
         ] {
             let mut given = map(&[("bucket", "b")]);
             given.insert(key.into(), value.into());

@@ -8,6 +8,7 @@
 //! Keys of storage nodes travel here, so each side looks at who the other is (`SO_PEERCRED`).
 
 use crate::{access::Access, fs::Look};
+use penstock_rdma::Policy;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
@@ -42,6 +43,8 @@ pub struct Mount {
     pub access: Access,
     /// Owner and permissions of its files.
     pub look: Look,
+    /// Whether its bytes may travel by HTTP; nobody need be told if nothing is said.
+    pub rdma: Option<Policy>,
 }
 
 /// What `node` asks. A mount is named by the path it is mounted at.
@@ -64,6 +67,11 @@ pub enum Call {
         /// Mount point.
         path: PathBuf,
     },
+    /// Why bytes travel by HTTP there, if they do although the volume says `rdma: prefer`.
+    Complaint {
+        /// Mount point.
+        path: PathBuf,
+    },
     /// Nothing: is anybody there?
     Ping,
 }
@@ -75,6 +83,8 @@ pub enum Reply {
     Done,
     /// To [`Call::Look`].
     Looks(Option<Look>),
+    /// To [`Call::Complaint`].
+    Complains(Option<String>),
     /// It could not be done.
     Refused(Refusal),
 }
@@ -91,6 +101,9 @@ pub enum Refusal {
     /// The storage node cannot be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// Bytes may not travel by HTTP, and there is no other way.
+    #[error("{0}")]
+    NoFastPath(String),
     /// What was asked makes no sense.
     #[error("{0}")]
     Invalid(String),

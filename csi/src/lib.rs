@@ -26,3 +26,4 @@ pub mod mount;
 pub mod node;
 pub mod proto;
 pub mod registration;
+pub mod transport;

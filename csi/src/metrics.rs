@@ -1,10 +1,13 @@
 //! What the agent counts.
 
+use penstock_rdma::Via;
+use penstock_store::remote::Traffic;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use std::sync::Arc;
 
 /// Metrics of mounted volumes. Clones count into the same numbers.
 #[derive(Clone, Default, Debug)]
@@ -14,6 +17,42 @@ pub struct Metrics {
     written: Counter,
     staged: Gauge,
     mounted: Gauge,
+    moved: Family<MovedLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MovedLabels {
+    volume: String,
+    direction: &'static str,
+    via: &'static str,
+}
+
+/// Counts what moves between one volume and its storage node.
+#[derive(Debug)]
+pub struct VolumeTraffic {
+    volume: String,
+    moved: Family<MovedLabels, Counter>,
+}
+
+impl VolumeTraffic {
+    fn count(&self, direction: &'static str, via: Via, bytes: u64) {
+        let labels = MovedLabels {
+            volume: self.volume.clone(),
+            direction,
+            via: via.name(),
+        };
+        self.moved.get_or_create(&labels).inc_by(bytes);
+    }
+}
+
+impl Traffic for VolumeTraffic {
+    fn read(&self, via: Via, bytes: u64) {
+        self.count("read", via, bytes);
+    }
+
+    fn written(&self, via: Via, bytes: u64) {
+        self.count("write", via, bytes);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,7 +90,20 @@ impl Metrics {
             "Volumes mounted now",
             metrics.mounted.clone(),
         );
+        registry.register(
+            "penstock_volume_bytes",
+            "Bytes moved between a volume and its storage node, by direction and transport (rdma, shm, http)",
+            metrics.moved.clone(),
+        );
         metrics
+    }
+
+    /// What is to be told of the traffic of a volume.
+    pub fn traffic(&self, volume: &str) -> Arc<VolumeTraffic> {
+        Arc::new(VolumeTraffic {
+            volume: volume.to_owned(),
+            moved: self.moved.clone(),
+        })
     }
 
     pub(crate) fn operation(&self, operation: &'static str, outcome: Result<(), crate::fuse::Errno>) {

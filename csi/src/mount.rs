@@ -6,7 +6,9 @@ use crate::{
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
+    transport::{self, Transport},
 };
+use penstock_rdma::Policy;
 use penstock_service::CancellationToken;
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -48,6 +50,11 @@ pub struct Args {
     /// Permissions of folders, in octal.
     #[arg(long, default_value = "0755", value_parser = octal)]
     pub dir_mode: u32,
+    /// Whether bytes travel by RDMA: `require`, `prefer` or `off`.
+    #[arg(long, default_value = "prefer", value_name = "POLICY")]
+    pub rdma: Policy,
+    #[command(flatten)]
+    pub transport: transport::Args,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -109,7 +116,9 @@ pub async fn run(
     let metrics = Metrics::register(&mut admin.metrics);
     let mounted = admin.readiness.flag("mount");
     admin.serve(service, shutdown.clone()).await?;
-    let engine = Arc::new(access(&args)?.engine()?);
+    let transport = Transport::find(&args.transport);
+    let engine = transport.engine(&access(&args)?, args.rdma)?;
+    let engine = Arc::new(engine.told_to(metrics.traffic(&args.bucket)));
     let (bucket, prefix) = args.bucket.split_once('/').unwrap_or((&args.bucket, ""));
     let storage = Storage::new(engine, bucket, prefix, Duration::from_secs(60));
     storage.any_under("").await.map_err(|source| Error::Bucket {

@@ -9,6 +9,7 @@ pub mod mounts;
 mod request;
 
 use crate::{
+    events::Events,
     grpc,
     guard::InFlight,
     handover::{self, Agent, Call, CallError, Mount, Reply},
@@ -118,6 +119,7 @@ pub async fn run(
 
     let socket = grpc::socket_path(&args.csi_endpoint)?;
     let node = Node {
+        events: Events::in_cluster(&args.node_name),
         name: args.node_name,
         agent,
         in_flight: InFlight::default(),
@@ -149,6 +151,7 @@ fn give(path: &Path, uid: u32) -> io::Result<()> {
 
 #[derive(Clone)]
 struct Node {
+    events: Events,
     name: String,
     agent: Agent,
     in_flight: InFlight,
@@ -241,7 +244,25 @@ impl Node {
             return Err(mount_status(&error));
         }
         tracing::info!(volume = wanted.volume, target = %wanted.target.display(), read_only = wanted.read_only, "published");
+        self.tell(wanted).await;
         Ok(())
+    }
+
+    /// Tells the pod when its bytes travel by HTTP although they were to travel by RDMA.
+    async fn tell(&self, published: &request::Publish) {
+        let call = Call::Complaint {
+            path: published.staging.clone(),
+        };
+        let Ok(Reply::Complains(Some(why))) = self.agent.call(call, None).await else {
+            return;
+        };
+        if let Some(pod) = &published.pod {
+            let note = format!(
+                "volume {} prefers RDMA, and its bytes travel by HTTP on this node: {why}",
+                published.volume
+            );
+            self.events.warn(pod, "RdmaUnavailable", &note).await;
+        }
     }
 
     async fn unstage(&self, path: &Path) -> Result<(), Status> {
@@ -413,6 +434,7 @@ fn call_status(error: &CallError) -> Status {
             Refusal::NotFound(_) => Status::not_found(text),
             Refusal::Denied(_) => Status::permission_denied(text),
             Refusal::Unreachable(_) => Status::unavailable(text),
+            Refusal::NoFastPath(_) => Status::failed_precondition(text),
             Refusal::Invalid(_) => Status::invalid_argument(text),
             Refusal::Failed(_) => Status::internal(text),
         },

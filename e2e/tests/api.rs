@@ -75,6 +75,31 @@ async fn a_name_that_no_service_can_have_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_rdma_cannot_be_is_refused() -> Result<()> {
+    in_namespace("api", async |ns| {
+        let with = |rdma: Value| json!({"storage": template("1Gi"), "rdma": rdma});
+        accepted(&ns, with(json!({"policy": "Off"}))).await?;
+        let nic = json!({"policy": "Require", "extendedResource": "rdma/hca", "networks": "rdma-net", "hugepages": "64Mi"});
+        accepted(&ns, with(nic)).await?;
+        let claimed = json!({"resourceClaimTemplateName": "nic", "hostNetwork": true, "lockedMemory": "Capability"});
+        accepted(&ns, with(claimed)).await?;
+        for (rdma, because) in [
+            (json!({"policy": "Maybe"}), "rdma.policy"),
+            (json!({"policy": "Require"}), "has no RDMA device"),
+            (json!({"resourceClaimTemplateName": "a", "extendedResource": "b/c"}), "at most one"),
+            (json!({"extendedResource": "hca"}), "rdma.extendedResource"),
+            (json!({"hostNetwork": true, "networks": "n"}), "at most one of hostNetwork and networks"),
+            (json!({"hugepages": "0"}), "positive quantity"),
+            (json!({"device": "mlx5 0"}), "rdma.device"),
+        ] {
+            refused(&ns, with(rdma), because).await?;
+        }
+        refused(&ns, json!({"storage": template("1Gi"), "storageClass": {"rdma": "prefer"}}), "storageClass.rdma").await
+    })
+    .await
+}
+
+#[tokio::test]
 async fn bad_storage_clusters_are_refused_with_the_cause() -> Result<()> {
     in_namespace("api", async |ns| {
         refused(&ns, json!({}), "storage").await?;

@@ -1,7 +1,13 @@
 //! Buckets as volumes in real pods on real nodes.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::{Api, api::DeleteParams};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+    events::v1::Event,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use penstock_e2e::{
     Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object, storage,
 };
@@ -355,6 +361,82 @@ async fn told_in_events(ns: &Namespace, needle: &str) -> Result<()> {
         } else {
             Wait::NotYet("no such Event".into())
         })
+    })
+    .await
+}
+
+/// Events about a pod with this reason: what they say.
+async fn told(ns: &Namespace, pod: &str, reason: &str) -> Result<Vec<String>> {
+    let events = ns.api::<Event>().list(&ListParams::default()).await?;
+    Ok(events
+        .into_iter()
+        .filter(|event| event.reason.as_deref() == Some(reason))
+        .filter(|event| event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(pod))
+        .filter_map(|event| event.note)
+        .collect())
+}
+
+#[tokio::test]
+async fn a_volume_that_requires_rdma_is_not_mounted_on_a_node_without_and_the_pod_is_told_why() -> Result<()>
+{
+    in_namespace("csi", async |ns| {
+        let cluster = storage::cluster(&ns, "strict")
+            .await?
+            .with(json!({"storageClass": {"rdma": "Require"}}))
+            .created()
+            .await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        let _waiting = ns
+            .pod("strict")
+            .mounting("data")
+            .runs("echo never")
+            .created()
+            .await?;
+        let note = eventually("the pod is told that there is no RDMA", async || {
+            let notes = told(&ns, "strict", "FailedMount").await?;
+            Ok(
+                match notes.into_iter().find(|note| note.contains("rdma: require")) {
+                    Some(note) => Wait::Done(note),
+                    None => Wait::NotYet("no such event".into()),
+                },
+            )
+        })
+        .await?;
+        ensure!(
+            note.contains("FailedPrecondition") && note.contains("rdma: prefer"),
+            "it says what to do: {note}"
+        );
+        let pod = ns.api::<Pod>().get("strict").await?;
+        let phase = pod.status.and_then(|status| status.phase);
+        ensure!(phase.as_deref() == Some("Pending"), "{phase:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_volume_that_prefers_rdma_falls_back_and_the_pod_is_told() -> Result<()> {
+    in_namespace("csi", async |ns| {
+        let cluster = storage::cluster(&ns, "mild")
+            .await?
+            .with(json!({"storageClass": {"rdma": "Prefer"}}))
+            .created()
+            .await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        ns.pod("mild")
+            .mounting("data")
+            .runs("echo x > /data/f; [ \"$(cat /data/f)\" = x ]")
+            .succeeds()
+            .await?;
+        let note = eventually("the pod is told that its bytes travel by HTTP", async || {
+            Ok(match told(&ns, "mild", "RdmaUnavailable").await?.pop() {
+                Some(note) => Wait::Done(note),
+                None => Wait::NotYet("no such event".into()),
+            })
+        })
+        .await?;
+        ensure!(note.contains("travel by HTTP"), "{note}");
+        Ok(())
     })
     .await
 }

@@ -420,3 +420,46 @@ async fn the_checks_of_this_suite_can_fail() -> Result<()> {
     })
     .await
 }
+
+/// The throwaway cluster's nodes have no RDMA device, and neither does a pod that asked for none elsewhere.
+#[tokio::test]
+async fn without_a_device_a_storage_cluster_says_so_and_is_ready_unless_rdma_is_required() -> Result<()> {
+    in_namespace("operator", async |ns| {
+        let mild = storage::cluster(&ns, "mild").await?.created().await?;
+        let told = |object: &Value| {
+            let reason = storage::reason(object, "RdmaReady").to_owned();
+            ["NoLibrary", "KernelModuleMissing", "NoDevice"].contains(&reason.as_str())
+        };
+        ns.until("StorageCluster", &mild.name, "says why it has no RDMA", told)
+            .await?;
+
+        let strict = storage::cluster(&ns, "strict")
+            .await?
+            .with(json!({"rdma": {"policy": "Require", "extendedResource": "example.org/no-such-nic"}}));
+        strict.applied().await?;
+        // The device that the spec asks for is on no node.
+        ns.until(
+            "StorageCluster",
+            "strict",
+            "says that its pod cannot be scheduled",
+            |object| {
+                storage::condition(object, "Ready") == "False"
+                    && storage::message(object, "NodesReady").contains("example.org/no-such-nic")
+            },
+        )
+        .await?;
+
+        let off = storage::cluster(&ns, "off")
+            .await?
+            .with(json!({"rdma": {"policy": "Off"}}))
+            .created()
+            .await?;
+        ensure!(
+            storage::reason(&off.object, "RdmaReady") == "Disabled",
+            "{}",
+            off.object["status"]
+        );
+        Ok(())
+    })
+    .await
+}

@@ -25,7 +25,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use types::{
     Bucket, Condition, Listing, ListingQuery, Moved, ObjectHead, ObjectHeaders, Part, PartId, Policy, Range,
-    Upload, Via, Written,
+    UnknownPolicy, Upload, Via, Way, Written,
 };
 
 /// Where the storage node says the code of an error whose answer has no body.

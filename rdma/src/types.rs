@@ -1,7 +1,9 @@
 //! What requests carry and answers say.
 
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    str::FromStr,
     time::{Duration, SystemTime},
 };
 
@@ -28,7 +30,8 @@ impl Via {
 }
 
 /// Which ways the bytes of objects may travel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Never as an HTTP body: by RDMA or over the same host's path, or the request fails.
     Require,
@@ -37,6 +40,42 @@ pub enum Policy {
     Prefer,
     /// As an HTTP body always.
     Off,
+}
+
+impl Policy {
+    /// As it is written in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::Prefer => "prefer",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
+        [Self::Require, Self::Prefer, Self::Off]
+            .into_iter()
+            .find(|policy| policy.name() == text)
+            .ok_or(UnknownPolicy)
+    }
+}
+
+/// A text is none of `require`, `prefer`, `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is none of require, prefer and off")]
+pub struct UnknownPolicy;
+
+/// Which way the bytes of large objects go, and why not a faster one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The transport.
+    pub via: Via,
+    /// Why no faster one is there.
+    pub why: Option<String>,
 }
 
 /// What moved for a request: by which transport, how many bytes, in which time.

@@ -6,18 +6,39 @@ use crate::engine::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, ObjectHeaders};
+use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, ObjectHeaders, Via};
+use std::sync::Arc;
 
 /// Objects that live on a storage node.
 #[derive(Debug, Clone)]
 pub struct Remote {
     client: Client,
+    traffic: Option<Arc<dyn Traffic>>,
+}
+
+/// Is told what moved, and by which transport.
+pub trait Traffic: std::fmt::Debug + Send + Sync + 'static {
+    /// Object bytes that were read.
+    fn read(&self, via: Via, bytes: u64);
+    /// Object bytes that were written.
+    fn written(&self, via: Via, bytes: u64);
 }
 
 impl Remote {
     /// The engine over a client of a storage node.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            traffic: None,
+        }
+    }
+
+    /// Tells `traffic` of everything that moves.
+    pub fn told_to(self, traffic: Arc<dyn Traffic>) -> Self {
+        Self {
+            traffic: Some(traffic),
+            ..self
+        }
     }
 
     /// The client that is asked.
@@ -79,6 +100,9 @@ impl Engine for Remote {
             .put(&object.bucket, &object.key, size, &sent, &condition, body)
             .await
             .map_err(|error| failed(error, &About::object(object)))?;
+        if let Some(traffic) = &self.traffic {
+            traffic.written(written.moved.via, written.moved.bytes);
+        }
         Ok(ObjectInfo {
             size: written.moved.bytes,
             etag: written.etag,
@@ -104,11 +128,17 @@ impl Engine for Remote {
             .get(&object.bucket, &object.key, range, &condition)
             .await;
         let download = opened.map_err(|error| failed(error, &About::object(object)))?;
+        let (traffic, via) = (self.traffic.clone(), download.via);
         Ok(Object {
             info: to_info(download.head),
             range: download.range,
             body: download
                 .body
+                .inspect(move |piece| {
+                    if let (Some(traffic), Ok(piece)) = (&traffic, piece) {
+                        traffic.read(via, piece.len() as u64);
+                    }
+                })
                 .map(|piece| piece.map_err(std::io::Error::other))
                 .boxed(),
         })

@@ -3,6 +3,7 @@
 use crate::{
     access::Access,
     attributes::Attributes,
+    events::PodRef,
     fs::Look,
     handover::Mount,
     proto::csi::{
@@ -35,6 +36,8 @@ pub struct Publish {
     pub target: PathBuf,
     /// Whether the pod may not write.
     pub read_only: bool,
+    /// The pod, where the kubelet says it.
+    pub pod: Option<PodRef>,
     group: Option<u32>,
     attributes: Attributes,
     secrets: HashMap<String, String>,
@@ -131,6 +134,7 @@ fn mount(
         look: look(&attributes, group),
         bucket: attributes.bucket,
         prefix: attributes.prefix,
+        rdma: attributes.rdma,
         access,
     })
 }
@@ -164,6 +168,7 @@ pub fn publish(request: &NodePublishVolumeRequest) -> Result<Publish, Status> {
         staging: path("staging_target_path", &request.staging_target_path)?,
         target,
         read_only: request.readonly || reader,
+        pod: PodRef::of(&request.volume_context),
         group,
         attributes: attributes(&request.volume_context)?,
         secrets: request.secrets.clone(),

@@ -17,7 +17,7 @@ mod write;
 
 use super::Client;
 use crate::fabric::{Device, Pool, Purpose};
-use crate::{Error, Policy, Result};
+use crate::{Error, Policy, Result, Via, Way};
 use sessions::Sessions;
 use std::sync::Arc;
 
@@ -73,6 +73,28 @@ impl Client {
         Error::NoFastPath {
             endpoint: self.inner.endpoint.to_string(),
             cause: cause.into(),
+        }
+    }
+
+    /// Which way the bytes of large objects go now. Makes an RDMA session where there may be one and is none yet.
+    ///
+    /// # Errors
+    /// When the storage node cannot be reached.
+    pub async fn way(&self) -> Result<Way> {
+        let http = |why: Option<String>| Way { via: Via::Http, why };
+        let Some(rdma) = self.by_rdma() else {
+            return Ok(http(
+                (self.inner.options.policy != Policy::Off).then(|| "this end has no RDMA device".to_owned()),
+            ));
+        };
+        match rdma.sessions.get().await {
+            Ok(_) => Ok(Way {
+                via: Via::Rdma,
+                why: None,
+            }),
+            Err(Error::NoFastPath { cause, .. }) => Ok(http(Some(cause))),
+            Err(error @ Error::Fabric(_)) => Ok(http(Some(error.to_string()))),
+            Err(error) => Err(error),
         }
     }
 
