@@ -79,6 +79,9 @@ pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     Err(last.unwrap_or(Error::Dead))
 }
 
+/// What soft-RoCE calls its vendor.
+const SOFT_ROCE: u32 = 0xff_ffff;
+
 /// An object of libibverbs. Its calls may come from any thread (verbs are thread-safe).
 pub(super) struct Handle<T>(NonNull<T>);
 
@@ -124,6 +127,9 @@ pub(super) struct Context {
     max_work_requests: u16,
     /// Whether windows are type-2 memory windows.
     pub(super) memory_windows: bool,
+    /// Whether its driver lets a memory window reach all of the region that it is bound to, so that each needs a region of
+    /// its own extent: soft-RoCE (Linux 6.1 to 6.17 at least) checks the bounds of the region alone.
+    pub(super) loose_windows: bool,
     active: AtomicBool,
     failed: AtomicBool,
     queue_pairs: Mutex<HashMap<u64, Arc<Shared>>>,
@@ -202,6 +208,7 @@ impl Context {
             memory_windows: options.memory_windows
                 && device.device_cap_flags & windows != 0
                 && device.max_mw > 0,
+            loose_windows: device.vendor_id == SOFT_ROCE,
             active: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             queue_pairs: Mutex::default(),
