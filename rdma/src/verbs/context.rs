@@ -33,7 +33,7 @@ pub struct Options {
     pub hop_limit: u8,
     /// How long an answer is waited for before it is asked for again: 4.096 µs · 2^`timeout` (InfiniBand Architecture 9.7.6).
     pub timeout: u8,
-    /// How often it is asked for again, 0 to 7.
+    /// How often it is asked for again, 0 to 6. (7 is for ever to soft-RoCE, and 6 is as good.)
     pub retries: u8,
     /// Whether to use memory windows where the device has them. Without, a window's memory is registered for each exposure
     /// with the rights of that one: closing it is as good, but every queue pair of this device can use its key meanwhile.
@@ -49,7 +49,7 @@ impl Default for Options {
             hop_limit: 64,
             // 0.54 s, so that a peer is given up after 4 s: a link may flap, and a switch may reboot its forwarding.
             timeout: 17,
-            retries: 7,
+            retries: 6,
             memory_windows: true,
         }
     }

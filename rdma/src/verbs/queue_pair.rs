@@ -293,7 +293,7 @@ impl fabric::QueuePair for QueuePair {
         let mut rts = sys::ibv_qp_attr::zeroed();
         rts.qp_state = sys::IBV_QPS_RTS;
         rts.timeout = context.options.timeout.min(31);
-        rts.retry_cnt = context.options.retries.min(7);
+        rts.retry_cnt = context.options.retries.min(6);
         // Not 7, which is for ever.
         rts.rnr_retry = 6;
         rts.sq_psn = connection.local_psn & 0xff_ffff;

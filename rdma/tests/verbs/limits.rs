@@ -15,7 +15,7 @@ fn as_nobody(test: &str, kib: u32) {
     let done = Command::new("sh")
         .arg("-c")
         .arg(format!(
-            "ulimit -l {kib} && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$0\" \"$@\""
+            "ulimit -l {kib} && exec /usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$0\" \"$@\""
         ))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
