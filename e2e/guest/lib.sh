@@ -48,7 +48,7 @@ kernel() {
 
 # carry ROOT FILE…: puts files with the libraries they need into a root file system.
 carry() {
-  local root=$1 file library
+  local root=$1 file
   shift
   for file in "$@"; do
     [ -f "$file" ] || die "there is no program $file"
@@ -69,7 +69,7 @@ pack() { (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create 
 
 # base KERNEL: prints the initramfs that every guest has, made anew when a version in it changes.
 base() {
-  local kernel=$1 release key file root module program
+  local kernel=$1 release key file root module program library
   release=$(basename "$kernel"/lib/modules/*)
   # shellcheck disable=SC2086
   key=$({ echo "$kernel" $MODULES $PROGRAMS; cat "$GUEST/lib.sh" "$GUEST/init"
@@ -89,11 +89,9 @@ base() {
     done
     for program in $PROGRAMS; do carry "$root" "$(PATH=$PATH:/usr/sbin:/sbin command -v "$program")"; done
     # Loaded at run time, so that no program names them.
-    for library in libibverbs.so.1 libibverbs/librxe-rdmav*.so; do
-      for library in "$LIBRARIES"/$library; do
-        install -D "$(readlink -f "$library")" "$root$library"
-        libraries "$root" "$library"
-      done
+    for library in "$LIBRARIES"/libibverbs.so.1 "$LIBRARIES"/libibverbs/librxe-rdmav*.so; do
+      install -D "$(readlink -f "$library")" "$root$library"
+      libraries "$root" "$library"
     done
     cp /etc/libibverbs.d/rxe.driver "$root/etc/libibverbs.d/"
     printf 'root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n' >"$root/etc/passwd"

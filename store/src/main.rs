@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use penstock_rdma::fabric::Unavailable;
+use penstock_rdma::{fabric::Unavailable, verbs};
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
@@ -12,7 +12,13 @@ use penstock_store::{
     s3::Service,
     server::{self, Server},
 };
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 /// The Penstock storage node: an S3 server that keeps objects on this machine's disk.
 ///
@@ -33,6 +39,20 @@ struct Cli {
 enum Command {
     /// Serve S3 until SIGTERM; then requests under way have 10 s to end.
     Serve(Box<Serve>),
+    /// Say whether this machine and this user can move bytes by RDMA: one line per finding, the remedy where something is
+    /// missing. Ends with status 1 when RDMA cannot be used.
+    Preflight(Preflight),
+}
+
+#[derive(Debug, clap::Args)]
+struct Preflight {
+    /// This RDMA device only, by its name in /sys/class/infiniband.
+    #[arg(long, env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
+    rdma_device: Option<String>,
+
+    /// The local address that clients reach; the RDMA port that has it is used.
+    #[arg(long, env = "PENSTOCK_RDMA_ADDRESS", value_name = "IP")]
+    rdma_address: Option<IpAddr>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -176,7 +196,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return penstock_service::exit(Err(Error::Setup(error))),
     };
-    let Command::Serve(serve) = cli.command;
+    let serve = match cli.command {
+        Command::Serve(serve) => serve,
+        Command::Preflight(preflight) => return runtime.block_on(look(preflight)),
+    };
     let outcome = runtime.block_on(run(&cli.service, &serve));
     // What is still blocked on the disk after the drain must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -243,6 +266,32 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     rdma.shut_down().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn look(asked: Preflight) -> ExitCode {
+    let options = verbs::Options {
+        choice: verbs::Choice {
+            device: asked.rdma_device,
+            address: asked.rdma_address,
+            ..verbs::Choice::default()
+        },
+        ..verbs::Options::default()
+    };
+    let report = verbs::preflight::run(&options).await;
+    for finding in &report.findings {
+        let mark = if finding.good { "ok" } else { "--" };
+        println!("{mark} {}: {}", finding.subject, finding.text);
+    }
+    match report.reason() {
+        None => {
+            println!("RDMA can be used");
+            ExitCode::SUCCESS
+        }
+        Some(reason) => {
+            println!("RDMA cannot be used: {reason}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: CancellationToken) {

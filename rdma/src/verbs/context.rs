@@ -33,7 +33,7 @@ pub struct Options {
     pub hop_limit: u8,
     /// How long an answer is waited for before it is asked for again: 4.096 µs · 2^`timeout` (InfiniBand Architecture 9.7.6).
     pub timeout: u8,
-    /// How often it is asked for again, 0 to 7.
+    /// How often it is asked for again, 0 to 6. (7 is for ever to soft-RoCE, and 6 is as good.)
     pub retries: u8,
     /// Whether to use memory windows where the device has them. Without, a window's memory is registered for each exposure
     /// with the rights of that one: closing it is as good, but every queue pair of this device can use its key meanwhile.
@@ -49,7 +49,7 @@ impl Default for Options {
             hop_limit: 64,
             // 0.54 s, so that a peer is given up after 4 s: a link may flap, and a switch may reboot its forwarding.
             timeout: 17,
-            retries: 7,
+            retries: 6,
             memory_windows: true,
         }
     }
@@ -78,6 +78,9 @@ pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     // `choose` gives at least one.
     Err(last.unwrap_or(Error::Dead))
 }
+
+/// What soft-RoCE calls its vendor.
+const SOFT_ROCE: u32 = 0xff_ffff;
 
 /// An object of libibverbs. Its calls may come from any thread (verbs are thread-safe).
 pub(super) struct Handle<T>(NonNull<T>);
@@ -124,6 +127,9 @@ pub(super) struct Context {
     max_work_requests: u16,
     /// Whether windows are type-2 memory windows.
     pub(super) memory_windows: bool,
+    /// Whether its driver lets a memory window reach all of the region that it is bound to, so that each needs a region of
+    /// its own extent: soft-RoCE (Linux 6.1 to 6.17 at least) checks the bounds of the region alone.
+    pub(super) loose_windows: bool,
     active: AtomicBool,
     failed: AtomicBool,
     queue_pairs: Mutex<HashMap<u64, Arc<Shared>>>,
@@ -202,6 +208,7 @@ impl Context {
             memory_windows: options.memory_windows
                 && device.device_cap_flags & windows != 0
                 && device.max_mw > 0,
+            loose_windows: device.vendor_id == SOFT_ROCE,
             active: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             queue_pairs: Mutex::default(),

@@ -73,8 +73,8 @@ impl Port {
         self.state == "ACTIVE"
     }
 
-    /// The GID to use: the one that is `wanted`, else one whose address this network namespace has; IPv4 before IPv6 and
-    /// both before link-local. `mine` tells which addresses are this network namespace's own: a device that is shared
+    /// The GID to use: the one that is `wanted`, else one whose address this network namespace has, IPv4 before IPv6. Every
+    /// port has a link-local one, whatever network it is on: it serves only who asks for it. `mine` tells which addresses are this network namespace's own: a device that is shared
     /// between pods shows the GIDs of all of them.
     fn gid(&self, wanted: Option<IpAddr>, mine: &dyn Fn(IpAddr) -> bool) -> Option<&GidEntry> {
         if self.infiniband {
@@ -82,13 +82,15 @@ impl Port {
         }
         self.gids
             .iter()
-            .filter(|entry| entry.roce_v2)
+            .filter(|entry| {
+                let asked_for = wanted.is_some_and(|wanted| wanted == entry.address());
+                entry.roce_v2 && (asked_for || !entry.is_link_local())
+            })
             .min_by_key(|entry| {
                 let address = entry.address();
                 (
                     wanted.is_some_and(|wanted| wanted != address),
                     !mine(address),
-                    entry.is_link_local(),
                     address.is_ipv6(),
                     entry.index,
                 )
@@ -427,7 +429,7 @@ mod tests {
                 port: 1
             }
         );
-        fake.device("b", "4: ACTIVE", "100 Gb/sec", "1", &TABLE[..1]);
+        fake.device("b", "4: ACTIVE", "100 Gb/sec", "1", &TABLE[..2]);
         assert_eq!(
             reason(&Choice::default()),
             Unavailable::NoRoceV2Gid {

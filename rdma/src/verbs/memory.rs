@@ -40,7 +40,7 @@ impl Region {
     /// Registers pages for good.
     pub(super) fn of_pages(context: &Arc<Context>, pages: Pages, purpose: Purpose) -> Result<Memory> {
         let access = match purpose {
-            Purpose::Windows if context.memory_windows => sys::IBV_ACCESS_MW_BIND,
+            Purpose::Windows if context.memory_windows && !context.loose_windows => sys::IBV_ACCESS_MW_BIND,
             Purpose::Staging | Purpose::Windows => 0,
         };
         // SAFETY: the pages are mapped until `Memory` drops them, after the region; they are written by this end's own
@@ -56,11 +56,11 @@ impl Region {
         Ok(Memory::new(pages, Box::new(region)))
     }
 
-    /// Registers a part of `memory` a second time, with rights for peers.
+    /// Registers a part of `memory` a second time, for one exposure.
     ///
     /// # Safety
     /// `memory` is neither used nor dropped before the region is released.
-    pub(super) unsafe fn for_peer(
+    pub(super) unsafe fn of_part(
         context: &Arc<Context>,
         memory: &Memory,
         start: usize,

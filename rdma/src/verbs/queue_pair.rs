@@ -6,7 +6,7 @@ mod work;
 pub(super) use shared::Shared;
 
 use super::{
-    context::{check, mtu_number},
+    context::{Context, Handle, check, mtu_number},
     memory::Region,
     sys,
     windows::{self, MemoryWindow, Opening},
@@ -15,7 +15,9 @@ use crate::fabric::{
     self, Connection, Direction, Error, Exposed, Memory, QpAddress, Registration, Remote, Result, Window,
 };
 use futures::{FutureExt, future::BoxFuture};
+use shared::{KEPT, State};
 use std::{fmt, ops::Range, sync::Arc};
+use tokio::sync::oneshot;
 use work::{Outcome, Request};
 
 /// What an owner has. The connection dies with the last of its owners and of the futures that they made.
@@ -61,7 +63,11 @@ impl QueuePair {
 
     /// Posts at once, so that the order is that of the calls.
     fn perform(&self, request: Request, memory: Option<Memory>) -> BoxFuture<'static, Outcome> {
-        let outcome = self.shared().submit(request, memory);
+        self.finish(self.shared().submit(request, memory))
+    }
+
+    /// Waits for an outcome; who stops waiting kills the queue pair.
+    fn finish(&self, outcome: oneshot::Receiver<Outcome>) -> BoxFuture<'static, Outcome> {
         let guard = Unfinished(Some(self.owner.clone()));
         async move {
             match outcome.await {
@@ -115,29 +121,6 @@ impl QueuePair {
         })
     }
 
-    /// Gives the peer the right that a window needs, at the first such window: a queue pair that exposes nothing allows nothing.
-    fn allow(&self, direction: Direction) -> Result<()> {
-        let shared = self.shared();
-        let mut state = shared.state();
-        let rights = state.rights | windows::right(direction);
-        if rights == state.rights {
-            return Ok(());
-        }
-        if !state.is_ready() {
-            return Err(Error::Dead);
-        }
-        let mut attributes = sys::ibv_qp_attr::zeroed();
-        attributes.qp_access_flags = rights.unsigned_abs();
-        state.modify(
-            &shared.context,
-            "allow access",
-            &mut attributes,
-            sys::IBV_QP_ACCESS_FLAGS,
-        )?;
-        state.rights = rights;
-        Ok(())
-    }
-
     /// Opens a window over `memory[bytes]` by itself.
     fn open(
         &self,
@@ -146,73 +129,114 @@ impl QueuePair {
         direction: Direction,
     ) -> BoxFuture<'static, (Memory, Result<Window>)> {
         let shared = self.shared();
-        let context = &shared.context;
-        let prepared = Region::of(context, &memory)
-            .map(|region| region.mr)
-            .and_then(|mr| {
-                let size = length(&memory, bytes)?;
-                if size == 0 {
-                    return Err(Error::Device {
-                        doing: "open a window",
-                        cause: "it would be empty".to_owned(),
-                    });
-                }
-                self.allow(direction)?;
-                Ok((mr, size))
-            });
-        let (mr, size) = match prepared {
+        // While this is held the queue pair does not die, so that whatever is made here is closed by its death.
+        let mut state = shared.state();
+        let (prepared, size) = match self.prepare(&mut state, &memory, bytes, direction) {
             Ok(prepared) => prepared,
             Err(error) => return async { (memory, Err(error)) }.boxed(),
         };
         let address = memory.address() + bytes.start as u64;
-        if !context.memory_windows {
-            // SAFETY: `Exposed` keeps the memory until the window is closed or the queue pair dead, and the region is released
-            // before either is said.
-            let region = unsafe { windows::register(context, &memory, bytes.start, size, direction) };
-            let opened = region.map(|region| {
+        let window = move |rkey| Window { address, size, rkey };
+        let (request, rkey) = match prepared {
+            Prepared::Registered(region) => {
                 let rkey = region.rkey();
-                let adopted = shared.state().adopt(rkey, region);
-                adopted.map(|()| Window { address, size, rkey })
-            });
-            return match opened {
-                Ok(Ok(window)) => async move { (memory, Ok(window)) }.boxed(),
-                Ok(Err(mut region)) => {
-                    if region.release() {
-                        async { (memory, Err(Error::Dead)) }.boxed()
-                    } else {
-                        // The device may write to it for ever.
-                        std::mem::forget(memory);
-                        std::future::pending().boxed()
-                    }
-                }
-                Err(error) => async { (memory, Err(error)) }.boxed(),
-            };
-        }
-        let free = shared.state().windows.take_free();
-        let window = match free.map_or_else(|| MemoryWindow::new(context), Ok) {
-            Ok(window) => window,
-            Err(error) => return async { (memory, Err(error)) }.boxed(),
+                state.windows.opened(rkey, Opening::Region(region));
+                return async move { (memory, Ok(window(rkey))) }.boxed();
+            }
+            Prepared::Unbound { window, mr, region } => {
+                let rkey = window.next_key();
+                let info = sys::ibv_mw_bind_info {
+                    mr: mr.get(),
+                    addr: address,
+                    length: u64::from(size),
+                    mw_access_flags: windows::right(direction).unsigned_abs(),
+                };
+                (
+                    Request::Bind {
+                        window,
+                        region,
+                        rkey,
+                        info,
+                    },
+                    rkey,
+                )
+            }
         };
-        let rkey = window.next_key();
-        let bind = Request::Bind {
-            window,
-            rkey,
-            info: sys::ibv_mw_bind_info {
-                mr: mr.get(),
-                addr: address,
-                length: u64::from(size),
-                mw_access_flags: windows::right(direction).unsigned_abs(),
-            },
-        };
-        let outcome = self.perform(bind, Some(memory));
+        let outcome = self.finish(shared.submit_locked(&mut state, request, Some(memory)));
         async move {
             match outcome.await {
-                (Some(memory), result) => (memory, result.map(|()| Window { address, size, rkey })),
+                (Some(memory), result) => (memory, result.map(|()| window(rkey))),
                 (None, _) => std::future::pending().await,
             }
         }
         .boxed()
     }
+
+    /// What a window over `memory[bytes]` takes, and its size.
+    fn prepare(
+        &self,
+        state: &mut State,
+        memory: &Memory,
+        bytes: &Range<usize>,
+        direction: Direction,
+    ) -> Result<(Prepared, u32)> {
+        let context = &self.shared().context;
+        let mr = Region::of(context, memory)?.mr;
+        let size = length(memory, bytes)?;
+        if size == 0 {
+            return Err(Error::Device {
+                doing: "open a window",
+                cause: "it would be empty".to_owned(),
+            });
+        }
+        if !state.is_ready() {
+            return Err(Error::Dead);
+        }
+        state.allow(context, direction)?;
+        let register = || {
+            // SAFETY: `Exposed` keeps the memory until the window is closed or the queue pair dead, and the region is released
+            // before either is said.
+            unsafe { windows::register(context, memory, bytes.start, size, direction) }
+        };
+        if !context.memory_windows {
+            return Ok((Prepared::Registered(register()?), size));
+        }
+        let window = match state.windows.take_free() {
+            Some(window) => window,
+            None => MemoryWindow::new(context)?,
+        };
+        if !context.loose_windows {
+            return Ok((
+                Prepared::Unbound {
+                    window,
+                    mr,
+                    region: None,
+                },
+                size,
+            ));
+        }
+        match register() {
+            Ok(region) => {
+                let mr = region.mr;
+                let region = Some(region);
+                Ok((Prepared::Unbound { window, mr, region }, size))
+            }
+            Err(error) => {
+                state.windows.put_free(window);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What opens a window, before it does.
+enum Prepared {
+    Registered(Region),
+    Unbound {
+        window: MemoryWindow,
+        mr: Handle<sys::ibv_mr>,
+        region: Option<Region>,
+    },
 }
 
 impl fabric::QueuePair for QueuePair {
@@ -269,7 +293,7 @@ impl fabric::QueuePair for QueuePair {
         let mut rts = sys::ibv_qp_attr::zeroed();
         rts.qp_state = sys::IBV_QPS_RTS;
         rts.timeout = context.options.timeout.min(31);
-        rts.retry_cnt = context.options.retries.min(7);
+        rts.retry_cnt = context.options.retries.min(6);
         // Not 7, which is for ever.
         rts.rnr_retry = 6;
         rts.sq_psn = connection.local_psn & 0xff_ffff;
@@ -356,7 +380,7 @@ impl fabric::QueuePair for QueuePair {
                         .opened(window.rkey, Opening::Region(region));
                     Err(Error::Device {
                         doing: "close a window",
-                        cause: "the device does not let go of its memory".to_owned(),
+                        cause: KEPT.to_owned(),
                     })
                 }
             }
@@ -415,7 +439,7 @@ fn gid_words(gid: [u8; 16]) -> [u64; 2] {
 }
 
 /// Moves a new queue pair from RESET to INIT, with no rights for its peer.
-fn initialise(context: &super::context::Context, qp: *mut sys::ibv_qp) -> Result<()> {
+fn initialise(context: &Context, qp: *mut sys::ibv_qp) -> Result<()> {
     let mut attributes = sys::ibv_qp_attr::zeroed();
     attributes.qp_state = sys::IBV_QPS_INIT;
     attributes.port_num = context.info.port;

@@ -236,7 +236,8 @@ pub struct ibv_device_attr {
     pub fw_ver: [u8; 64],
     _guids: [u64; 2],
     _sizes: [u64; 2],
-    _versions: [u32; 3],
+    pub vendor_id: u32,
+    _versions: [u32; 2],
     pub max_qp: c_int,
     pub max_qp_wr: c_int,
     pub device_cap_flags: c_uint,
@@ -545,7 +546,7 @@ mod tests {
             };
         }
         same! {
-            ibv_device_attr 232 { max_qp 108 max_qp_wr 112 device_cap_flags 116 max_cqe 132 max_qp_rd_atom 144
+            ibv_device_attr 232 { vendor_id 96 max_qp 108 max_qp_wr 112 device_cap_flags 116 max_cqe 132 max_qp_rd_atom 144
                                   max_qp_init_rd_atom 156 max_mw 176 phys_port_cnt 227 }
             ibv_port_attr 52 { max_msg_sz 20 lid 34 link_layer 46 }
             ibv_async_event 16 { event_type 8 }

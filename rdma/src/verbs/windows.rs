@@ -1,4 +1,11 @@
-//! What a peer may reach: type-2 memory windows, or registrations for one exposure where the device has none.
+//! What a peer may reach: type-2 memory windows, or registrations for one exposure where the device has none, or both where
+//! neither alone is enough.
+//!
+//! | | belongs to one queue pair | has its own extent and direction | closed by |
+//! |---|---|---|---|
+//! | memory window | yes | yes | a work request |
+//! | registration | no: all queue pairs of the device | yes | a system call that unpins its pages |
+//! | memory window over a registration (soft-RoCE) | yes, by the window | yes, by the registration | both |
 
 use super::{
     context::{Context, Handle, last_error},
@@ -47,8 +54,9 @@ impl MemoryWindow {
         unsafe { (*self.mw.get()).rkey = key };
     }
 
+    /// Gives it back, bound or not: then nothing can be reached through it.
     fn close(self) {
-        // SAFETY: its queue pair is destroyed, so nothing uses it.
+        // SAFETY: it is given back once, and its queue pair performs nothing any more.
         let outcome = unsafe { sys::dealloc_mw(self.mw.get()) };
         if outcome != 0 {
             tracing::warn!(outcome, "a memory window cannot be given back");
@@ -58,7 +66,8 @@ impl MemoryWindow {
 
 /// What opens a window.
 pub(super) enum Opening {
-    MemoryWindow(MemoryWindow),
+    /// With the region under it, if that is for this window alone.
+    MemoryWindow(MemoryWindow, Option<Region>),
     Region(Region),
 }
 
@@ -83,33 +92,37 @@ impl Windows {
     }
 
     pub(super) fn is_memory_window(&self, key: u32) -> bool {
-        matches!(self.open.get(&key), Some(Opening::MemoryWindow(_)))
+        matches!(self.open.get(&key), Some(Opening::MemoryWindow(..)))
     }
 
     pub(super) fn take_open(&mut self, key: u32) -> Option<Opening> {
         self.open.remove(&key)
     }
 
-    /// Gives everything back, after the queue pair is destroyed. False when the device keeps hold of memory.
+    /// Closes all of it, once nothing is under way. False when the device keeps hold of memory.
     pub(super) fn close(self) -> bool {
         let mut released = true;
         for window in self.free {
             window.close();
         }
         for opening in self.open.into_values() {
-            match opening {
-                Opening::MemoryWindow(window) => window.close(),
-                Opening::Region(mut region) => released &= region.release(),
-            }
+            let region = match opening {
+                Opening::MemoryWindow(window, region) => {
+                    window.close();
+                    region
+                }
+                Opening::Region(region) => Some(region),
+            };
+            released &= region.is_none_or(|mut region| region.release());
         }
         released
     }
 }
 
-/// The protection of a window without memory windows: a registration for this exposure.
+/// Registers what is exposed, for this exposure: for the peer, or for a memory window over it.
 ///
 /// # Safety
-/// As [`Region::for_peer`].
+/// As [`Region::of_part`].
 pub(super) unsafe fn register(
     context: &Arc<Context>,
     memory: &Memory,
@@ -117,12 +130,16 @@ pub(super) unsafe fn register(
     bytes: u32,
     direction: Direction,
 ) -> Result<Region> {
+    let remote = if context.memory_windows {
+        sys::IBV_ACCESS_MW_BIND
+    } else {
+        right(direction)
+    };
     // A peer's writes need the local right too (InfiniBand Architecture 10.6.3.1).
-    let access = right(direction)
-        | match direction {
-            Direction::Written => sys::IBV_ACCESS_LOCAL_WRITE,
-            Direction::Read => 0,
-        };
+    let local = match direction {
+        Direction::Written => sys::IBV_ACCESS_LOCAL_WRITE,
+        Direction::Read => 0,
+    };
     // SAFETY: by the caller.
-    unsafe { Region::for_peer(context, memory, start, bytes, access) }
+    unsafe { Region::of_part(context, memory, start, bytes, remote | local) }
 }

@@ -1,6 +1,6 @@
 //! Queue pairs that die: their memory comes back, when nothing can land in it any more.
 
-use crate::world::{PATIENCE, World, assert_same, in_time, options, place};
+use crate::world::{PATIENCE, Stream, World, assert_same, in_time, options, place};
 use futures::future::join_all;
 use penstock_rdma::{
     fabric::{Direction, Error, Purpose},
@@ -10,8 +10,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 const MIB: usize = 1 << 20;
-/// A part of the time that 8 MiB take.
-const MID: Duration = Duration::from_millis(15);
 /// Longer than packets under way could take to land.
 const LATER: Duration = Duration::from_millis(400);
 
@@ -26,38 +24,35 @@ async fn a_window_killed_in_mid_transfer_changes_no_more() {
     ] {
         let world = World::with(&options).await;
         let (client, server) = world.pair();
-        let landing = world.landing(8 * MIB, 1);
-        let before = landing.to_vec();
+        let landing = world.landing(Stream::SIZE, 1);
         let exposed = client
             .clone()
-            .expose(landing, 0..8 * MIB, Direction::Written)
+            .expose(landing, 0..Stream::SIZE, Direction::Written)
             .await
             .unwrap();
         let window = exposed.window();
-        let writes = (0..4).map(|seed| {
-            let staging = world.staging(8 * MIB, 10 + seed);
-            server.write(staging, 0..8 * MIB, place(window, 0), None)
+        let streams = [10, 11, 12].map(|seed| {
+            Stream::start(
+                &server,
+                world.staging(Stream::SIZE, seed),
+                window,
+                Direction::Written,
+            )
         });
-        let writes = tokio::spawn(join_all(writes.collect::<Vec<_>>()));
-        // Its first bytes have arrived, and its last ones have not.
-        sleep(MID).await;
+        streams[0].flows().await;
         let landing = in_time("kill", exposed.kill()).await.unwrap();
         let then = landing.to_vec();
         sleep(LATER).await;
         assert_same(&landing, &then);
-        assert_ne!(landing[8 * MIB - 8..], before[..8], "it can be compared");
-        let outcomes = in_time("writes", writes).await.unwrap();
-        assert!(
-            outcomes.iter().all(|(memory, _)| memory.len() == 8 * MIB),
-            "all memory comes back"
-        );
-        assert!(
-            matches!(outcomes[3].1, Err(Error::Completion(_) | Error::Dead)),
-            "{:?}",
-            outcomes[3].1
-        );
+        for stream in streams {
+            let (memory, error) = stream.ended().await;
+            assert!(
+                memory.len() == Stream::SIZE && matches!(error, Error::Completion(_) | Error::Dead),
+                "{error}"
+            );
+        }
         assert!(!server.is_alive());
-        drop((landing, outcomes, client, server));
+        drop((landing, client, server));
         world.end().await;
     }
 }
@@ -66,29 +61,36 @@ async fn a_window_killed_in_mid_transfer_changes_no_more() {
 async fn the_requester_killed_in_mid_transfer_gets_its_memory_back() {
     let world = World::new().await;
     let (client, server) = world.pair_of(2, 4096);
-    let landing = world.landing(8 * MIB, 1);
+    let landing = world.landing(Stream::SIZE, 1);
     let exposed = client
         .clone()
-        .expose(landing, 0..8 * MIB, Direction::Read)
+        .expose(landing, 0..Stream::SIZE, Direction::Read)
         .await
         .unwrap();
     let window = exposed.window();
-    // Two are under way, two wait for room.
-    let reads = (0..4).map(|seed| server.read(world.staging(8 * MIB, seed), 0..8 * MIB, place(window, 0)));
-    let reads = reads.collect::<Vec<_>>();
-    sleep(MID).await;
+    // Two are under way, one waits for room.
+    let streams = [1, 2, 3].map(|seed| {
+        Stream::start(
+            &server,
+            world.staging(Stream::SIZE, seed),
+            window,
+            Direction::Read,
+        )
+    });
+    streams[0].flows().await;
     in_time("kill", server.kill()).await;
-    let outcomes = in_time("reads", join_all(reads)).await;
-    let then = outcomes
-        .iter()
-        .map(|(memory, _)| memory.to_vec())
-        .collect::<Vec<_>>();
+    assert_eq!(world.server.usage().queue_pairs, 0, "killed is destroyed");
+    let mut ended = Vec::new();
+    for stream in streams {
+        let (memory, error) = stream.ended().await;
+        assert!(matches!(error, Error::Dead), "{error}");
+        let then = memory.to_vec();
+        ended.push((memory, then));
+    }
     sleep(LATER).await;
-    for ((memory, outcome), then) in outcomes.iter().zip(&then) {
-        assert!(matches!(outcome, Err(Error::Dead)), "{outcome:?}");
+    for (memory, then) in &ended {
         assert_same(memory, then);
     }
-    assert_eq!(world.server.usage().queue_pairs, 0, "killed is destroyed");
     let (memory, outcome) = server
         .read(world.staging(4096, 1), 0..4096, place(window, 0))
         .await;
@@ -96,7 +98,7 @@ async fn the_requester_killed_in_mid_transfer_gets_its_memory_back() {
     // Killing it again is nothing, and the client's memory is its own once it is killed too.
     in_time("kill", server.kill()).await;
     let landing = in_time("kill", exposed.kill()).await.unwrap();
-    drop((landing, memory, outcomes, client, server));
+    drop((landing, memory, ended, client, server));
     world.end().await;
 }
 
@@ -104,23 +106,34 @@ async fn the_requester_killed_in_mid_transfer_gets_its_memory_back() {
 async fn a_dropped_operation_kills_its_queue_pair_and_loses_nothing() {
     let world = World::new().await;
     let (client, server) = world.pair();
-    let landing = world.landing(8 * MIB, 1);
+    let landing = world.landing(Stream::SIZE, 1);
     let exposed = client
         .clone()
-        .expose(landing, 0..8 * MIB, Direction::Written)
+        .expose(landing, 0..Stream::SIZE, Direction::Written)
         .await
         .unwrap();
-    let write = server.write(
-        world.staging(8 * MIB, 2),
-        0..8 * MIB,
-        place(exposed.window(), 0),
-        None,
+    let window = exposed.window();
+    let stream = Stream::start(
+        &server,
+        world.staging(Stream::SIZE, 2),
+        window,
+        Direction::Written,
     );
-    assert!(
-        tokio::time::timeout(MID, write).await.is_err(),
-        "8 MiB do not take so little"
-    );
+    stream.flows().await;
+    let mut writes = (0..4)
+        .map(|seed| {
+            server.write(
+                world.staging(Stream::SIZE, seed),
+                0..Stream::SIZE,
+                place(window, 0),
+                None,
+            )
+        })
+        .collect::<Vec<_>>();
+    drop(writes.pop());
     assert!(!server.is_alive());
+    drop(stream.ended().await);
+    drop(join_all(writes).await);
     in_time("kill", server.kill()).await;
     assert_eq!(
         world.server.usage().registered_bytes,
@@ -155,18 +168,23 @@ async fn an_operation_dropped_before_it_is_polled_kills_too() {
 async fn a_peer_that_vanishes_is_noticed() {
     let world = World::new().await;
     let (client, server) = world.pair();
+    let landing = world.landing(Stream::SIZE, 1);
     let exposed = client
         .clone()
-        .expose(world.landing(8 * MIB, 1), 0..8 * MIB, Direction::Read)
+        .expose(landing, 0..Stream::SIZE, Direction::Read)
         .await
         .unwrap();
-    let window = exposed.window();
-    let read = tokio::spawn(server.read(world.staging(8 * MIB, 2), 0..8 * MIB, place(window, 0)));
-    sleep(MID).await;
+    let stream = Stream::start(
+        &server,
+        world.staging(Stream::SIZE, 2),
+        exposed.window(),
+        Direction::Read,
+    );
+    stream.flows().await;
     // Its queue pair is destroyed, and its memory unmapped.
     drop((exposed, client));
-    let (memory, outcome) = in_time("read", read).await.unwrap();
-    assert!(matches!(outcome, Err(Error::Completion(_))), "{outcome:?}");
+    let (memory, error) = stream.ended().await;
+    assert!(matches!(error, Error::Completion(_)), "{error}");
     assert!(!server.is_alive());
     drop((memory, server));
     world.end().await;

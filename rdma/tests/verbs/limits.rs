@@ -5,7 +5,7 @@ use penstock_rdma::{
     fabric::{Error, Pages, Pool, Purpose},
     verbs::preflight,
 };
-use std::{os::unix::process::CommandExt, process::Command};
+use std::process::Command;
 
 const NOBODY: u32 = 65534;
 const ACTS: &str = "PENSTOCK_TEST_AS_NOBODY";
@@ -14,12 +14,12 @@ const ACTS: &str = "PENSTOCK_TEST_AS_NOBODY";
 fn as_nobody(test: &str, kib: u32) {
     let done = Command::new("sh")
         .arg("-c")
-        .arg(format!("ulimit -l {kib}; exec \"$0\" \"$@\""))
+        .arg(format!(
+            "ulimit -l {kib} && exec /usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$0\" \"$@\""
+        ))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(ACTS, "1")
-        .uid(NOBODY)
-        .gid(NOBODY)
         .output()
         .unwrap();
     let output = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);

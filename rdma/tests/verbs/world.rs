@@ -2,12 +2,21 @@
 //! itself, so that they share no protection domain.
 
 use penstock_rdma::{
-    fabric::{Connection, Device, Memory, Pages, Purpose, QueuePair, Remote, Usage, Window},
+    fabric::{
+        Connection, Device, Direction, Error, Memory, Pages, Purpose, QueuePair, Remote, Usage, Window,
+    },
     verbs::{self, Options},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
@@ -171,10 +180,60 @@ pub fn assert_same(bytes: &[u8], expected: &[u8]) {
     }
 }
 
+/// Operations of 8 MiB on a window, one after the other, until one fails: then its memory and error.
+pub struct Stream {
+    under_way: JoinHandle<(Memory, Error)>,
+    done: Arc<AtomicUsize>,
+}
+
+impl Stream {
+    pub const SIZE: usize = 8 << 20;
+
+    pub fn start(
+        queue_pair: &Arc<dyn QueuePair>,
+        memory: Memory,
+        window: Window,
+        direction: Direction,
+    ) -> Self {
+        let (queue_pair, done) = (queue_pair.clone(), Arc::new(AtomicUsize::new(0)));
+        let counter = done.clone();
+        let under_way = tokio::spawn(async move {
+            let mut memory = memory;
+            loop {
+                let operation = match direction {
+                    Direction::Written => queue_pair.write(memory, 0..Self::SIZE, place(window, 0), None),
+                    Direction::Read => queue_pair.read(memory, 0..Self::SIZE, place(window, 0)),
+                };
+                match operation.await {
+                    (back, Ok(())) => memory = back,
+                    (back, Err(error)) => return (back, error),
+                }
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Self { under_way, done }
+    }
+
+    /// Waits until it is in the middle of an operation that is not its first.
+    pub async fn flows(&self) {
+        let flowing = async {
+            while self.done.load(Ordering::SeqCst) == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        in_time("the first operation", flowing).await;
+    }
+
+    pub async fn ended(self) -> (Memory, Error) {
+        in_time("the end of a stream", self.under_way).await.unwrap()
+    }
+}
+
 /// A place in a window.
 pub fn place(window: Window, offset: u64) -> Remote {
     Remote {
-        address: window.address + offset,
+        // A peer may ask for anything.
+        address: window.address.wrapping_add(offset),
         rkey: window.rkey,
     }
 }

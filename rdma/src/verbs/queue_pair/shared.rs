@@ -9,14 +9,13 @@
 use super::{
     super::{
         context::{Context, Handle, check, last_error},
-        memory::Region,
         sys,
-        windows::{Opening, Windows},
+        windows::{Opening, Windows, right},
     },
     initialise,
     work::{Finished, Outcome, Request, Work},
 };
-use crate::fabric::{Error, Memory, Result};
+use crate::fabric::{Direction, Error, Memory, Registration, Result};
 use std::{
     collections::{HashMap, VecDeque},
     ffi::c_int,
@@ -28,6 +27,8 @@ use tokio::{
     time::Instant,
 };
 
+/// What a device did that cannot be trusted any more.
+pub(super) const KEPT: &str = "the device does not let go of its memory";
 /// The id of every receive; sends count from 0.
 const RECEIVE: u64 = u64::MAX;
 /// Completions that are taken at a time.
@@ -60,7 +61,7 @@ pub(super) struct State {
     qp: Handle<sys::ibv_qp>,
     cq: Handle<sys::ibv_cq>,
     /// What the peer may do.
-    pub(super) rights: c_int,
+    rights: c_int,
     pub(super) windows: Windows,
     posted: HashMap<u64, Work>,
     /// For room in the queue, first come first served.
@@ -153,50 +154,62 @@ impl Shared {
 
     /// Posts a request, or queues it until there is room.
     pub(super) fn submit(&self, request: Request, memory: Option<Memory>) -> oneshot::Receiver<Outcome> {
-        let (waiting, outcome) = oneshot::channel();
-        let work = Work {
-            request,
-            memory,
-            waiting,
-        };
         let mut state = self.state();
-        let finished = if state.is_ready() {
-            state.waiting.push_back(work);
-            self.post_waiting(&mut state)
-        } else {
-            let why = match state.life {
-                Life::Init => Error::Device {
-                    doing: "use a queue pair",
-                    cause: "it is not connected".to_owned(),
-                },
-                _ => Error::Dead,
-            };
-            vec![state.retire(work, Err(why))]
+        let why = match state.life {
+            Life::Ready => return self.submit_locked(&mut state, request, memory),
+            Life::Init => Error::Device {
+                doing: "use a queue pair",
+                cause: "it is not connected".to_owned(),
+            },
+            Life::Dying(_) | Life::Buried | Life::Dead => Error::Dead,
         };
         drop(state);
-        finished.into_iter().for_each(Finished::deliver);
+        let (waiting, outcome) = oneshot::channel();
+        // The device never saw it.
+        Finished {
+            waiting,
+            outcome: (memory, Err(why)),
+        }
+        .deliver();
         outcome
     }
 
-    /// Fills the queue. What comes back is for who waits for it, after the lock is released.
-    fn post_waiting(&self, state: &mut State) -> Vec<Finished> {
+    /// The same for a queue pair that is ready.
+    pub(super) fn submit_locked(
+        &self,
+        state: &mut State,
+        request: Request,
+        memory: Option<Memory>,
+    ) -> oneshot::Receiver<Outcome> {
+        let (waiting, outcome) = oneshot::channel();
+        state.waiting.push_back(Work {
+            request,
+            memory,
+            waiting,
+        });
+        self.post_waiting(state);
+        outcome
+    }
+
+    /// Fills the queue.
+    fn post_waiting(&self, state: &mut State) {
         while state.is_ready() && state.posted.len() < self.depth {
             let Some(work) = state.waiting.pop_front() else {
-                break;
+                return;
             };
             let id = state.next;
             state.next += 1;
             // SAFETY: the queue pair exists while it is ready; the work stays in `posted`.
-            let outcome = unsafe { work.post(state.qp.get(), id) };
-            let Err(error) = check("post an operation", outcome) else {
-                state.posted.insert(id, work);
-                continue;
-            };
-            let refused = state.retire(work, Err(error));
-            state.failed.push(refused);
-            return self.kill_locked(state);
+            match check("post an operation", unsafe { work.post(state.qp.get(), id) }) {
+                Ok(()) => {
+                    state.posted.insert(id, work);
+                }
+                Err(error) => {
+                    state.fail(work, error);
+                    self.kill_locked(state);
+                }
+            }
         }
-        Vec::new()
     }
 
     /// Takes what completed. For the completion task.
@@ -214,7 +227,7 @@ impl Shared {
                     armed = true;
                     // SAFETY: as above.
                     if unsafe { sys::req_notify_cq(state.cq.get()) } != 0 {
-                        finished.extend(self.kill_locked(&mut state));
+                        self.kill_locked(&mut state);
                         break;
                     }
                 }
@@ -226,17 +239,17 @@ impl Shared {
                 }
                 Err(_) => {
                     tracing::error!(queue_pair = ?self, "its completion queue cannot be read");
-                    finished.extend(self.kill_locked(&mut state));
+                    self.kill_locked(&mut state);
                     break;
                 }
             }
         }
-        finished.extend(self.post_waiting(&mut state));
+        self.post_waiting(&mut state);
         drop(state);
         finished.into_iter().for_each(Finished::deliver);
     }
 
-    fn completed(&self, state: &mut State, completion: &sys::ibv_wc) -> Vec<Finished> {
+    fn completed(&self, state: &mut State, completion: &sys::ibv_wc) -> Option<Finished> {
         let succeeded = completion.status == sys::IBV_WC_SUCCESS;
         if completion.wr_id == RECEIVE {
             state.receives = state.receives.saturating_sub(1);
@@ -245,17 +258,19 @@ impl Shared {
             if succeeded && immediate {
                 state.immediates.push_back(u32::from_be(completion.imm_data));
                 self.changed.notify_waiters();
-                return Vec::new();
+            } else {
+                // An error, or a message, which no peer of this protocol sends.
+                self.kill_locked(state);
             }
-            // An error, or a message, which no peer of this protocol sends.
-            return self.kill_locked(state);
+            return None;
         }
         let Some(work) = state.posted.remove(&completion.wr_id) else {
             tracing::error!(queue_pair = ?self, "a completion of nothing");
-            return self.kill_locked(state);
+            self.kill_locked(state);
+            return None;
         };
         if succeeded {
-            return vec![state.retire(work, Ok(()))];
+            return Some(state.retire(work, Ok(())));
         }
         let killed_before = !state.is_ready();
         let error = match completion.status {
@@ -265,9 +280,9 @@ impl Shared {
         if !killed_before {
             tracing::debug!(queue_pair = ?self, %error, vendor = completion.vendor_err, "an RDMA operation failed");
         }
-        let failed = state.retire(work, Err(error));
-        state.failed.push(failed);
-        self.kill_locked(state)
+        state.fail(work, error);
+        self.kill_locked(state);
+        None
     }
 
     pub(super) async fn next_immediate(&self) -> Result<u32> {
@@ -277,9 +292,7 @@ impl Shared {
                 let mut state = self.state();
                 if let Some(immediate) = state.immediates.pop_front() {
                     if state.is_ready() && state.post_receive().is_err() {
-                        let finished = self.kill_locked(&mut state);
-                        drop(state);
-                        finished.into_iter().for_each(Finished::deliver);
+                        self.kill_locked(&mut state);
                     }
                     return Ok(immediate);
                 }
@@ -292,16 +305,13 @@ impl Shared {
     }
 
     pub(in super::super) fn kill_now(&self) {
-        let mut state = self.state();
-        let finished = self.kill_locked(&mut state);
-        drop(state);
-        finished.into_iter().for_each(Finished::deliver);
+        self.kill_locked(&mut self.state());
     }
 
-    /// Moves it to ERR. What was not posted yet ends here; what was, when the queue pair is dead.
-    fn kill_locked(&self, state: &mut State) -> Vec<Finished> {
+    /// Moves it to ERR. Everything that is not done yet fails, when the queue pair is dead.
+    fn kill_locked(&self, state: &mut State) {
         if !state.is_alive() {
-            return Vec::new();
+            return;
         }
         let mut attributes = sys::ibv_qp_attr::zeroed();
         attributes.qp_state = sys::IBV_QPS_ERR;
@@ -315,13 +325,11 @@ impl Shared {
             tracing::debug!(queue_pair = ?self, %error, "it cannot be moved to ERR");
         }
         state.life = Life::Dying(Instant::now());
+        for work in mem::take(&mut state.waiting) {
+            state.fail(work, Error::Dead);
+        }
         self.context.died();
         self.changed.notify_waiters();
-        let waiting = mem::take(&mut state.waiting);
-        waiting
-            .into_iter()
-            .map(|work| state.retire(work, Err(Error::Dead)))
-            .collect()
     }
 
     /// Since when it is dying, if it is.
@@ -353,18 +361,21 @@ impl Shared {
     pub(in super::super) fn destroy(&self) {
         let (qp, cq, windows) = {
             let mut state = self.state();
+            // What was not flushed in time.
+            for work in mem::take(&mut state.posted).into_values() {
+                state.fail(work, Error::Dead);
+            }
             (state.qp, state.cq, mem::take(&mut state.windows))
         };
+        // Before the queue pair: soft-RoCE counts a bound window as a user of it, and waits for its last user.
+        let released = windows.close();
         let verbs = self.context.verbs;
         // SAFETY: who buries it is the only one to do so, and nobody else touches a queue pair that is buried.
         if let Err(error) = check("destroy a queue pair", unsafe {
             (verbs.ibv_destroy_qp)(qp.get())
         }) {
             tracing::error!(queue_pair = ?self, %error, "its memory is kept until that succeeds");
-            let mut state = self.state();
-            state.windows = windows;
-            state.life = Life::Dying(Instant::now());
-            drop(state);
+            self.state().life = Life::Dying(Instant::now());
             self.context.died();
             return;
         }
@@ -374,21 +385,15 @@ impl Shared {
         }) {
             tracing::warn!(queue_pair = ?self, %error, "a completion queue is lost");
         }
-        if !windows.close() {
+        if !released {
             // The device may still write to it: it is never called dead, and its memory never comes back.
+            tracing::error!(queue_pair = ?self, "{KEPT}");
             return;
         }
         let mut state = self.state();
-        let mut finished = mem::take(&mut state.failed);
-        let unflushed = mem::take(&mut state.posted);
-        for work in unflushed.into_values() {
-            finished.push(state.retire(work, Err(Error::Dead)));
-        }
-        // Those of bindings that were not flushed.
-        let windows = mem::take(&mut state.windows);
+        let finished = mem::take(&mut state.failed);
         let buried = mem::take(&mut state.buried);
         drop(state);
-        windows.close();
         drop(buried);
         finished.into_iter().for_each(Finished::deliver);
         self.context.forget(self.id);
@@ -443,6 +448,18 @@ impl State {
         })
     }
 
+    /// Gives the peer the right that a window needs, at the first such window: a queue pair that exposes nothing allows nothing.
+    pub(super) fn allow(&mut self, context: &Context, direction: Direction) -> Result<()> {
+        let rights = self.rights | right(direction);
+        if rights != self.rights {
+            let mut attributes = sys::ibv_qp_attr::zeroed();
+            attributes.qp_access_flags = rights.unsigned_abs();
+            self.modify(context, "allow access", &mut attributes, sys::IBV_QP_ACCESS_FLAGS)?;
+            self.rights = rights;
+        }
+        Ok(())
+    }
+
     /// Whether it can be connected: once.
     pub(super) fn begin_connecting(&self, doing: &'static str) -> Result<()> {
         match self.life {
@@ -472,13 +489,10 @@ impl State {
         Ok(())
     }
 
-    /// Keeps the registration of a window.
-    pub(super) fn adopt(&mut self, rkey: u32, region: Region) -> std::result::Result<(), Region> {
-        if !self.is_ready() {
-            return Err(region);
-        }
-        self.windows.opened(rkey, Opening::Region(region));
-        Ok(())
+    /// A request fails, and comes back when the queue pair is dead.
+    fn fail(&mut self, work: Work, error: Error) {
+        let failed = self.retire(work, Err(error));
+        self.failed.push(failed);
     }
 
     /// What is left of a work request that ended.
@@ -488,15 +502,32 @@ impl State {
             memory,
             waiting,
         } = work;
+        let mut outcome = outcome;
         match request {
-            Request::Bind { mut window, rkey, .. } if outcome.is_ok() => {
-                window.bound_as(rkey);
-                self.windows.opened(rkey, Opening::MemoryWindow(window));
+            Request::Bind {
+                mut window,
+                region,
+                rkey,
+                ..
+            } => {
+                if outcome.is_ok() {
+                    window.bound_as(rkey);
+                }
+                // One that was not bound is closed with the queue pair too, which failed.
+                self.windows.opened(rkey, Opening::MemoryWindow(window, region));
             }
-            Request::Bind { window, .. } => self.windows.put_free(window),
             Request::Invalidate { rkey } if outcome.is_ok() => {
-                if let Some(Opening::MemoryWindow(window)) = self.windows.take_open(rkey) {
+                if let Some(Opening::MemoryWindow(window, region)) = self.windows.take_open(rkey) {
                     self.windows.put_free(window);
+                    if let Some(mut region) = region
+                        && !region.release()
+                    {
+                        self.windows.opened(rkey, Opening::Region(region));
+                        outcome = Err(Error::Device {
+                            doing: "close a window",
+                            cause: KEPT.to_owned(),
+                        });
+                    }
                 }
             }
             Request::Invalidate { .. } | Request::Write { .. } | Request::Read { .. } => {}

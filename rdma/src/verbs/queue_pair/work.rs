@@ -1,6 +1,6 @@
 //! Work requests: what is asked of a queue pair, and what belongs to it until it is done.
 
-use super::super::{sys, windows::MemoryWindow};
+use super::super::{memory::Region, sys, windows::MemoryWindow};
 use crate::fabric::{Memory, Remote, Result};
 use tokio::sync::oneshot;
 
@@ -20,6 +20,8 @@ pub(super) enum Request {
     },
     Bind {
         window: MemoryWindow,
+        /// The region under it, if that is for this window alone.
+        region: Option<Region>,
         rkey: u32,
         info: sys::ibv_mw_bind_info,
     },
@@ -76,7 +78,9 @@ impl Work {
                 request.opcode = sys::IBV_WR_RDMA_READ;
                 transfer(&mut request, &mut element, *from);
             }
-            Request::Bind { window, rkey, info } => {
+            Request::Bind {
+                window, rkey, info, ..
+            } => {
                 request.opcode = sys::IBV_WR_BIND_MW;
                 request.bind_mw = window.raw();
                 request.bind_rkey = *rkey;
