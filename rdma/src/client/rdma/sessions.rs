@@ -4,7 +4,7 @@ use super::{
     super::Client,
     connect::{NoSession, Session, connect, disconnect},
 };
-use crate::{Error, Result, fabric::Device};
+use crate::{Result, fabric::Device};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
