@@ -294,7 +294,6 @@ async fn a_server_that_is_not_ours_never_gets_a_token() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_that_cannot_be_taken_stores_nothing_and_says_so() {
-    let fabric = Fabric::of_this_run();
     let node = Node::start(None, Limits::default()).await;
     let token = "rc:0123456789abcdef0123456789abcdef:0000000000001000:00000010:00000001";
     let tokened = |method| {
@@ -312,7 +311,14 @@ async fn a_put_that_cannot_be_taken_stores_nothing_and_says_so() {
     let answer = tokened("GET").send().await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
     assert_eq!(answer.header("x-amz-rdma-reply"), "501");
-    drop(fabric);
+    let answer = Raw::new(&node.endpoint, "GET", format!("/{BUCKET}/k"))
+        .header("x-amz-rdma-token", token)
+        .header("x-amz-rdma-seq", "2")
+        .header("x-amz-rdma-fallback", "no")
+        .sign()
+        .send()
+        .await;
+    assert_eq!((answer.status, answer.code()), (501, "RDMANotSupported"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

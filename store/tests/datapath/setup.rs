@@ -60,7 +60,7 @@ impl Node {
     /// A node with RDMA by `device`, or without, and one bucket.
     pub async fn start(device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut registry = Registry::with_prefix("penstock");
+        let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let engine = Local::open(folder.path()).await.unwrap();
         let rdma = match device {
@@ -131,6 +131,13 @@ impl Node {
                 .sum()
         }
         below(&self.folder.path().join("data")) + below(&self.folder.path().join("tmp"))
+    }
+
+    /// Waits until the engine has cleaned up what was cut, and demands that so many files are left.
+    pub async fn keeps_files(&self, count: usize, when: &str) {
+        self.rests().await;
+        let what = format!("{count} files are left ({when})");
+        eventually(&what, || self.files() == count).await;
     }
 
     /// Waits until nothing is in use between disk and fabric.
