@@ -36,6 +36,9 @@ pub const DISCONNECT: &str = "/.s3rdma-rc/disconnect";
 /// `x-amz-rdma-protocol-status` of a server that does not speak it.
 pub const UNSUPPORTED: &str = "unsupported";
 
+/// `x-amz-rdma-fallback` of a client that takes no body.
+pub const NO_FALLBACK: &str = "no";
+
 /// Names of headers. All of a request must be signed.
 pub mod header {
     use http::HeaderName;
@@ -64,6 +67,8 @@ pub mod header {
     pub const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-rdma-checksum");
     /// [`super::Checksum`] of the whole object, of which the bytes that moved may be a part.
     pub const OBJECT_CHECKSUM: HeaderName = HeaderName::from_static("x-amz-rdma-object-checksum");
+    /// `no` in a GET whose client takes no body: what cannot go by RDMA is refused then.
+    pub const FALLBACK: HeaderName = HeaderName::from_static("x-amz-rdma-fallback");
     /// Bytes that the window would have needed, decimal, beside [`super::code::WINDOW_TOO_SMALL`].
     pub const NEEDED: HeaderName = HeaderName::from_static("x-amz-rdma-object-size");
 }

@@ -5,7 +5,7 @@ use http::{
     HeaderMap, HeaderName,
     header::{AUTHORIZATION, CONTENT_LENGTH},
 };
-use penstock_rdma::protocol::{WindowToken, header, sequence_number};
+use penstock_rdma::protocol::{NO_FALLBACK, ParseError, WindowToken, header, sequence_number};
 
 /// A request on an object whose bytes go by RDMA.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub(crate) struct Tokened {
     pub owner: String,
     pub token: WindowToken,
     pub sequence: u64,
+    /// Whether the client takes a body where its bytes cannot go by RDMA.
+    pub fallback: bool,
 }
 
 impl Rdma {
@@ -45,7 +47,19 @@ fn parse(headers: &HeaderMap, owner: Option<&str>) -> Result<Option<Tokened>, Re
         owner: owner.to_owned(),
         token,
         sequence,
+        fallback: fallback(headers)?,
     }))
+}
+
+fn fallback(headers: &HeaderMap) -> Result<bool, Refusal> {
+    match headers.get(header::FALLBACK) {
+        None => Ok(true),
+        Some(value) if value == NO_FALLBACK => Ok(false),
+        Some(_) => Err(Refusal::Malformed(ParseError {
+            field: "x-amz-rdma-fallback",
+            cause: "is not `no`",
+        })),
+    }
 }
 
 fn is_ours(name: &HeaderName) -> bool {

@@ -186,6 +186,9 @@ pub(super) async fn get_object(
             }
         }
         if delivered.is_none() {
+            if !tokened.fallback {
+                return Err(Refusal::NotSupported.answer());
+            }
             headers.insert(header::REPLY, HeaderValue::from_static("501"));
         }
     }

@@ -10,9 +10,9 @@ use super::{
     judge::{Answer, Verdict, Window, judge},
 };
 use crate::{
-    Error, Result,
+    Error, Policy, Result,
     fabric::{Direction, Memory},
-    protocol::{WindowToken, header},
+    protocol::{NO_FALLBACK, WindowToken, header},
 };
 use http::Response;
 use hyper::body::Incoming;
@@ -125,6 +125,9 @@ impl Rdma {
             header::SEQUENCE,
             &session.sequence().to_string(),
         );
+        if self.plain.inner.options.policy == Policy::Require && direction == Direction::Written {
+            insert(&mut request.headers, header::FALLBACK, NO_FALLBACK);
+        }
         request.patience = session.grant.operation + Duration::from_secs(size / SLOWEST);
         let answer = self.plain.send_once(&request).await;
         let (window, verdict) = judge(answer, direction, size);

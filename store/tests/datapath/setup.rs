@@ -1,0 +1,264 @@
+//! A storage node and its clients, all in this process.
+
+use penstock_rdma::{
+    Client, Credentials, Options, Policy,
+    fabric::{
+        Device,
+        loopback::{LoopbackDevice, Network},
+    },
+};
+use penstock_service::CancellationToken;
+use penstock_store::{
+    local::Local,
+    metrics::Metrics,
+    rdma::{Limits, Rdma},
+    s3::Service,
+    server::Server,
+};
+use prometheus_client::registry::Registry;
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub const ACCESS: &str = "test-access-key";
+pub const SECRET: &str = "test-secret-key";
+pub const BUCKET: &str = "bucket";
+
+/// Where devices come from.
+pub enum Fabric {
+    Loopback(Network),
+}
+
+impl Fabric {
+    /// The fabric that this run is for.
+    pub fn of_this_run() -> Self {
+        match std::env::var("PENSTOCK_TEST_FABRIC").as_deref() {
+            Err(_) | Ok("loopback") => Self::Loopback(Network::new()),
+            Ok(other) => panic!("PENSTOCK_TEST_FABRIC={other} is no fabric of this build; use loopback"),
+        }
+    }
+
+    pub fn device(&self, name: &str) -> Arc<dyn Device> {
+        match self {
+            Self::Loopback(network) => network.device(name),
+        }
+    }
+}
+
+/// A storage node that serves on loopback HTTP. It ends with the test.
+pub struct Node {
+    pub endpoint: String,
+    pub rdma: Rdma,
+    registry: Registry,
+    stop: CancellationToken,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    /// A node with RDMA by `device`, or without, and one bucket.
+    pub async fn start(device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let engine = Local::open(folder.path()).await.unwrap();
+        let rdma = match device {
+            Some(device) => Rdma::new(device, limits, metrics.clone()),
+            None => Rdma::off(metrics.clone()),
+        };
+        let door = Service::with_rdma(
+            Arc::new(engine),
+            Credentials::new(ACCESS, SECRET),
+            "us-east-1".to_owned(),
+            metrics.clone(),
+            rdma.clone(),
+        );
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), None, door, metrics, 1024)
+            .await
+            .unwrap();
+        let endpoint = format!("http://{}", server.address().unwrap());
+        let stop = CancellationToken::new();
+        tokio::spawn(server.run(stop.clone()));
+        let node = Self {
+            endpoint,
+            rdma,
+            registry,
+            stop,
+            folder,
+        };
+        node.client(None, Policy::Off)
+            .create_bucket(BUCKET)
+            .await
+            .unwrap();
+        node
+    }
+
+    /// A client that waits little and gives up early.
+    pub fn client(&self, device: Option<Arc<dyn Device>>, policy: Policy) -> Client {
+        client(&self.endpoint, device, policy)
+    }
+
+    /// A metric, as `/metrics` shows it; 0 where it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+
+    /// Object bytes that went to and came from clients by RDMA.
+    pub fn moved_by_rdma(&self) -> (u64, u64) {
+        let count = |name: &str| self.metric(&format!("penstock_store_{name}_bytes_total{{via=\"rdma\"}}"));
+        (count("sent"), count("received"))
+    }
+
+    /// The same by HTTP.
+    pub fn moved_by_http(&self) -> (u64, u64) {
+        let count = |name: &str| self.metric(&format!("penstock_store_{name}_bytes_total{{via=\"http\"}}"));
+        (count("sent"), count("received"))
+    }
+
+    /// Files below `data` and `tmp`: what is stored, and what was not cleaned up.
+    pub fn files(&self) -> usize {
+        fn below(folder: &std::path::Path) -> usize {
+            std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| if path.is_dir() { below(&path) } else { 1 })
+                .sum()
+        }
+        below(&self.folder.path().join("data")) + below(&self.folder.path().join("tmp"))
+    }
+
+    /// Waits until the engine has cleaned up what was cut, and demands that so many files are left.
+    pub async fn keeps_files(&self, count: usize, when: &str) {
+        self.rests().await;
+        let what = format!("{count} files are left ({when})");
+        eventually(&what, || self.files() == count).await;
+    }
+
+    /// Waits until nothing is in use between disk and fabric.
+    pub async fn rests(&self) {
+        eventually("staging memory comes back", || self.rdma.staging_in_use() == 0).await;
+    }
+
+    /// Waits until no session is left.
+    pub async fn forgets(&self, device: &Arc<dyn Device>) {
+        eventually("sessions end", || self.rdma.sessions() == 0).await;
+        eventually("queue pairs go", || device.usage().queue_pairs == 0).await;
+        self.rests().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub fn client(endpoint: &str, device: Option<Arc<dyn Device>>, policy: Policy) -> Client {
+    client_of(endpoint, device, |options| options.policy = policy)
+}
+
+/// A client with other options than most.
+pub fn client_of(
+    endpoint: &str,
+    device: Option<Arc<dyn Device>>,
+    change: impl FnOnce(&mut Options),
+) -> Client {
+    let mut options = Options {
+        connect_timeout: Duration::from_secs(2),
+        stall_timeout: Duration::from_secs(5),
+        retries: 2,
+        part_size: 5 << 20,
+        device,
+        ..Options::default()
+    };
+    change(&mut options);
+    Client::new(
+        endpoint.parse().unwrap(),
+        Credentials::new(ACCESS, SECRET),
+        options,
+    )
+    .unwrap()
+}
+
+/// A node and one client's device on the loopback fabric, whose faults the test injects.
+pub struct Faulty {
+    pub node: Node,
+    pub server: Arc<LoopbackDevice>,
+    pub device: Arc<LoopbackDevice>,
+    pub network: Network,
+}
+
+impl Faulty {
+    pub async fn start(limits: Limits) -> Self {
+        let network = Network::new();
+        let (server, device) = (network.device("server"), network.device("client"));
+        Self {
+            node: Node::start(Some(server.clone()), limits).await,
+            server,
+            device,
+            network,
+        }
+    }
+
+    pub fn client(&self, policy: Policy) -> Client {
+        self.node.client(Some(self.device.clone()), policy)
+    }
+
+    /// After the clients have gone: nothing is left of them at either end.
+    pub async fn leaves_nothing(&self) {
+        let server: Arc<dyn Device> = self.server.clone();
+        self.node.forgets(&server).await;
+        eventually("the client's queue pairs go", || {
+            self.device.usage().queue_pairs == 0
+        })
+        .await;
+        eventually("the client's memory goes", || self.device.usage().regions == 0).await;
+    }
+}
+
+/// Operations that do not end fail soon.
+pub fn impatient() -> Limits {
+    Limits {
+        operation: Duration::from_millis(300),
+        patience: Duration::from_millis(200),
+        ..Limits::default()
+    }
+}
+
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "not within 20 s: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ends what would else wait for ever.
+pub async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work)
+        .await
+        .expect("it takes longer than a minute")
+}
+
+/// `length` bytes that differ from seed to seed and from place to place.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
