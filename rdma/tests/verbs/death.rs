@@ -40,7 +40,7 @@ async fn a_window_killed_in_mid_transfer_changes_no_more() {
             )
         });
         streams[0].flows().await;
-        let landing = in_time("kill", exposed.kill()).await.unwrap();
+        let landing = in_time("kill", exposed.kill()).await;
         let then = landing.to_vec();
         sleep(LATER).await;
         assert_same(&landing, &then);
@@ -97,7 +97,7 @@ async fn the_requester_killed_in_mid_transfer_gets_its_memory_back() {
     assert!(matches!(outcome, Err(Error::Dead)));
     // Killing it again is nothing, and the client's memory is its own once it is killed too.
     in_time("kill", server.kill()).await;
-    let landing = in_time("kill", exposed.kill()).await.unwrap();
+    let landing = in_time("kill", exposed.kill()).await;
     drop((landing, memory, ended, client, server));
     world.end().await;
 }
@@ -211,7 +211,7 @@ async fn a_dead_queue_pair_does_not_disturb_its_neighbours() {
         staging = written.0;
         drop((victim, victims_peer));
     }
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     assert_same(&landing, &staging);
     drop((landing, staging, client, server));
     world.end().await;
@@ -234,7 +234,7 @@ async fn a_queue_pair_lives_as_long_as_what_was_asked_of_it() {
     crate::world::settled(&world.server, Duration::ZERO)
         .await
         .unwrap_err();
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     assert_same(&landing, &staging);
     drop((landing, staging, client));
     world.end().await;

@@ -53,7 +53,7 @@ async fn refused(options: &Options, direction: Direction, at: Attempt) {
         "{direction:?} {at:?}: {outcome:?}"
     );
     assert!(!server.is_alive());
-    let landing = in_time("kill", exposed.kill()).await.unwrap();
+    let landing = in_time("kill", exposed.kill()).await;
     assert_same(&landing, &before);
     drop((landing, client, server));
     world.end().await;
@@ -121,7 +121,7 @@ async fn other_connection(options: &Options, same_device: bool) -> Result<(), Er
         .await
         .unwrap();
     let outcome = attempt(&world, &other_server, Attempt::Write(0, 100), exposed.window()).await;
-    let landing = in_time("kill", exposed.kill()).await.unwrap();
+    let landing = in_time("kill", exposed.kill()).await;
     if outcome.is_err() {
         assert_same(&landing, &before);
     }
@@ -176,7 +176,7 @@ async fn taken_back(options: &Options) {
         .unwrap();
     let (landing, outcome) = exposed.take_back().await;
     outcome.unwrap();
-    let landing = landing.unwrap();
+    let landing = landing;
     let before = landing.to_vec();
     let outcome = attempt(&world, &server, Attempt::Write(0, 100), window).await;
     assert!(matches!(outcome, Err(Error::Completion(_))), "{outcome:?}");
@@ -218,7 +218,7 @@ async fn opened_often(options: &Options) {
         old.push(window);
         let (memory, outcome) = exposed.take_back().await;
         outcome.unwrap();
-        landing = memory.unwrap();
+        landing = memory;
     }
     // The keys of before do not open what is open now.
     let before = landing.to_vec();
@@ -230,7 +230,7 @@ async fn opened_often(options: &Options) {
     let last = old.last().unwrap();
     let outcome = attempt(&world, &server, Attempt::Write(0, 100), *last).await;
     assert!(matches!(outcome, Err(Error::Completion(_))), "{outcome:?}");
-    let landing: Memory = in_time("kill", exposed.kill()).await.unwrap();
+    let landing: Memory = in_time("kill", exposed.kill()).await;
     assert_same(&landing, &before);
     drop((landing, client, server));
     world.end().await;

@@ -36,7 +36,7 @@ async fn every_size(options: &Options, mtu: Option<u16>) {
         outcome.unwrap();
         let (landing, outcome) = exposed.take_back().await;
         outcome.unwrap();
-        let landing = landing.unwrap();
+        let landing = landing;
         expected[to..to + size].copy_from_slice(&staging[from..from + size]);
         assert_same(&landing, &expected);
 
@@ -57,7 +57,7 @@ async fn every_size(options: &Options, mtu: Option<u16>) {
         outcome.unwrap();
         let (landing, outcome) = exposed.take_back().await;
         outcome.unwrap();
-        expected[from..from + size].copy_from_slice(&landing.unwrap()[to..to + size]);
+        expected[from..from + size].copy_from_slice(&landing[to..to + size]);
         assert_same(&into, &expected);
     }
     assert!(client.is_alive() && server.is_alive());
@@ -120,7 +120,7 @@ async fn a_window_may_be_filled_piece_by_piece() {
     for (_, outcome) in join_all(writes.collect::<Vec<_>>()).await {
         outcome.unwrap();
     }
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     for piece in 0..16 {
         assert_same(
             &landing[piece * MIB / 4..][..MIB / 4],
@@ -165,7 +165,7 @@ async fn immediates_come_in_order_and_after_their_bytes() {
     for (_, outcome) in writes.await.unwrap() {
         outcome.unwrap();
     }
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     assert_same(&landing, &pattern(64 << 10, 38));
     // One that nobody waits for ends nothing.
     assert!(
@@ -198,7 +198,7 @@ async fn more_operations_than_fit_the_queue_wait_in_order() {
     for (_, outcome) in join_all(writes).await {
         outcome.unwrap();
     }
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     assert_same(&landing, &pattern(4096, 63));
     drop((landing, client, server));
     world.end().await;
@@ -221,7 +221,7 @@ async fn many_queue_pairs_move_bytes_at_the_same_time() {
                 .write(staging, 0..64 << 10, place(exposed.window(), 0), None)
                 .await;
             outcome.unwrap();
-            let landing = exposed.take_back().await.0.unwrap();
+            let landing = exposed.take_back().await.0;
             assert_same(&landing, &staging);
             (client, server)
         });
@@ -259,7 +259,7 @@ async fn chunks_of_a_pool_serve_operation_after_operation() {
         drop(slot.put_back(memory));
     }
     assert_eq!(world.server.usage().regions, 1);
-    let landing = exposed.take_back().await.0.unwrap();
+    let landing = exposed.take_back().await.0;
     assert_same(&landing, &pattern(64 << 10, 19));
     drop((landing, client, server, pool));
     world.end().await;
