@@ -5,7 +5,7 @@ use crate::{
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
-    transport::{self, Transport},
+    transport::{Transport, TransportArgs},
 };
 use penstock_rdma::{Policy, Via};
 use penstock_service::{CancellationToken, chain};
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value = "/var/lib/penstock", value_name = "DIR")]
     pub state_dir: PathBuf,
     #[command(flatten)]
-    pub transport: transport::Args,
+    pub transport: TransportArgs,
 }
 
 /// Why the agent could not start.

@@ -6,7 +6,7 @@ use crate::{
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
-    transport::{self, Transport},
+    transport::{Transport, TransportArgs},
 };
 use penstock_rdma::Policy;
 use penstock_service::CancellationToken;
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, default_value = "prefer", value_name = "POLICY")]
     pub rdma: Policy,
     #[command(flatten)]
-    pub transport: transport::Args,
+    pub transport: TransportArgs,
 }
 
 fn octal(text: &str) -> Result<u32, String> {

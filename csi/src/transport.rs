@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Options of the roles that move bytes.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Args {
+pub struct TransportArgs {
     /// RDMA device to use. Default: the best one that works.
     #[arg(long, env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
     pub rdma_device: Option<String>,
@@ -27,7 +27,7 @@ pub struct Transport {
 
 impl Transport {
     /// Looks for an RDMA device, and says in one log line what it found. Must be called inside a Tokio runtime.
-    pub fn find(args: &Args) -> Self {
+    pub fn find(args: &TransportArgs) -> Self {
         let device = if args.no_rdma {
             Err(Unavailable::NoDevice(
                 " for this process".to_owned(),
