@@ -1,41 +1,49 @@
-//! Limits of locked memory. Tests run as root, who has none; so this program runs itself again as somebody else.
+//! Processes that lack something: the right to lock memory, or the library. Tests run as root on a whole system; so this
+//! program runs itself again, with less.
 
 use crate::world::{open, options};
 use penstock_rdma::{
-    fabric::{Error, Pages, Pool, Purpose},
-    verbs::preflight,
+    fabric::{Error, Pages, Pool, Purpose, Unavailable},
+    verbs::{self, preflight},
 };
 use std::process::Command;
 
 const NOBODY: u32 = 65534;
-const ACTS: &str = "PENSTOCK_TEST_AS_NOBODY";
+const AGAIN: &str = "PENSTOCK_TEST_AGAIN";
 
 /// Runs one test of this program as nobody, who may lock `kib`.
 fn as_nobody(test: &str, kib: u32) {
-    let done = Command::new("sh")
-        .arg("-c")
-        .arg(format!(
+    again(
+        test,
+        &format!(
             "ulimit -l {kib} && exec /usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$0\" \"$@\""
-        ))
+        ),
+    );
+}
+
+/// Runs one test of this program by a command for the shell.
+fn again(test: &str, command: &str) {
+    let done = Command::new("sh")
+        .args(["-c", command])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(ACTS, "1")
+        .env(AGAIN, "1")
         .output()
         .unwrap();
     let output = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     assert!(
         done.status.success() && output.contains("1 passed"),
-        "as nobody: {output}"
+        "{test}: {output}"
     );
 }
 
-fn is_nobody() -> bool {
-    std::env::var_os(ACTS).is_some()
+fn is_again() -> bool {
+    std::env::var_os(AGAIN).is_some()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_locked_memory_is_told_as_such() {
-    if !is_nobody() {
+    if !is_again() {
         return as_nobody("limits::a_limit_of_locked_memory_is_told_as_such", 8 << 10);
     }
     let device = open(&options());
@@ -67,7 +75,7 @@ async fn a_limit_of_locked_memory_is_told_as_such() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preflight_says_that_the_limit_is_too_low() {
-    if !is_nobody() {
+    if !is_again() {
         return as_nobody("limits::a_preflight_says_that_the_limit_is_too_low", 8 << 10);
     }
     let report = preflight::run(&options()).await;
@@ -82,8 +90,29 @@ async fn a_preflight_says_that_the_limit_is_too_low() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_lock_enough_need_not_be_root() {
-    if !is_nobody() {
+    if !is_again() {
         return as_nobody("limits::who_may_lock_enough_need_not_be_root", 128 << 10);
     }
     assert_eq!(preflight::run(&options()).await.reason(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_library_all_starts_and_says_so() {
+    if !is_again() {
+        let hide = "for file in /lib/*/libibverbs.so.1 /usr/lib/*/libibverbs.so.1; do ! [ -s $file ] || mount --bind /dev/null $file || exit 9; done";
+        let inner = format!("'{hide}; exec \"$0\" \"$@\"'");
+        return again(
+            "limits::without_the_library_all_starts_and_says_so",
+            &format!("exec unshare -m sh -c {inner} \"$0\" \"$@\""),
+        );
+    }
+    let error = verbs::open(&options()).unwrap_err();
+    assert!(
+        matches!(error, Error::Unavailable(Unavailable::NoLibrary)),
+        "{error}"
+    );
+    assert!(error.to_string().contains("libibverbs1"));
+    let report = preflight::run(&options()).await;
+    assert_eq!(report.reason(), Some("NoLibrary"));
+    assert!(!report.findings[0].good && report.findings[1].good, "{report:?}");
 }
