@@ -141,6 +141,10 @@ pub struct DeviceInfo {
 pub trait Device: Send + Sync + fmt::Debug + 'static {
     /// Which device this is.
     fn info(&self) -> &DeviceInfo;
+    /// Whether its port is up and the device works, as far as is known.
+    fn is_active(&self) -> bool {
+        true
+    }
     /// Registers memory. Costs time (page pinning), so registered memory is kept in pools.
     ///
     /// # Errors

@@ -180,18 +180,17 @@ struct Registered {
 }
 
 impl Registration for Registered {
+    fn release(&mut self) -> bool {
+        self.inner.network.state().remove_region(self.lkey);
+        true
+    }
+
     fn lkey(&self) -> u32 {
         self.lkey
     }
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.inner.network.state().remove_region(self.lkey);
     }
 }
 

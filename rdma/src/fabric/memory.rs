@@ -5,6 +5,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::{
     any::Any,
     fmt, io,
+    mem::ManuallyDrop,
     ops::{Deref, DerefMut},
     ptr::{self, NonNull},
 };
@@ -74,8 +75,11 @@ impl Drop for Pages {
     }
 }
 
-/// A device's hold on pages; dropping it takes the pages from the device.
+/// A device's hold on pages.
 pub trait Registration: Any + Send + Sync {
+    /// Takes the pages from the device; called once, at the end. `false` says that the device does not let go: then the
+    /// pages stay mapped for ever, because it may still write to them.
+    fn release(&mut self) -> bool;
     /// The key of this end's own operations.
     fn lkey(&self) -> u32;
     /// The implementation's own type.
@@ -84,15 +88,17 @@ pub trait Registration: Any + Send + Sync {
 
 /// Registered memory that no device touches now. Whoever has it may read and write it.
 pub struct Memory {
-    // In this order: the device lets go before the pages do.
     registration: Box<dyn Registration>,
-    pages: Pages,
+    pages: ManuallyDrop<Pages>,
 }
 
 impl Memory {
     /// For implementations of [`super::Device::register`].
     pub fn new(pages: Pages, registration: Box<dyn Registration>) -> Self {
-        Self { registration, pages }
+        Self {
+            registration,
+            pages: ManuallyDrop::new(pages),
+        }
     }
 
     /// The device's hold on it.
@@ -117,6 +123,15 @@ impl Deref for Memory {
 impl DerefMut for Memory {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.pages
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.registration.release() {
+            // SAFETY: dropped once, here, and used no more.
+            unsafe { ManuallyDrop::drop(&mut self.pages) };
+        }
     }
 }
 

@@ -234,17 +234,15 @@ mod tests {
     struct Counted(Arc<AtomicUsize>);
 
     impl Registration for Counted {
+        fn release(&mut self) -> bool {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+            true
+        }
         fn lkey(&self) -> u32 {
             0
         }
         fn as_any(&self) -> &dyn Any {
             self
-        }
-    }
-
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

@@ -133,6 +133,11 @@ impl Node {
         below(&self.folder.path().join("data")) + below(&self.folder.path().join("tmp"))
     }
 
+    /// Connections that it has open.
+    pub fn connections(&self) -> u64 {
+        self.metric("penstock_store_connections")
+    }
+
     /// Waits until the engine has cleaned up what was cut, and demands that so many files are left.
     pub async fn keeps_files(&self, count: usize, when: &str) {
         self.rests().await;
@@ -232,12 +237,13 @@ pub fn impatient() -> Limits {
 }
 
 pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    within(Duration::from_secs(20), what, holds).await;
+}
+
+pub async fn within(limit: Duration, what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "not within 20 s: {what}"
-        );
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
