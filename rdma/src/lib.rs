@@ -16,6 +16,7 @@ mod error;
 pub mod fabric;
 pub mod protocol;
 mod types;
+pub mod verbs;
 mod xml;
 
 pub use client::{Client, Download, Options};

@@ -2,17 +2,23 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use penstock_rdma::fabric::Unavailable;
+use penstock_rdma::{fabric, verbs};
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
     local::{Local, OpenError},
     metrics::Metrics,
-    rdma::{self, Limits, Rdma},
+    rdma::{Limits, Rdma},
     s3::Service,
     server::{self, Server},
 };
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 /// The Penstock storage node: an S3 server that keeps objects on this machine's disk.
 ///
@@ -33,6 +39,39 @@ struct Cli {
 enum Command {
     /// Serve S3 until SIGTERM; then requests under way have 10 s to end.
     Serve(Box<Serve>),
+    /// Say whether this machine and this user can move bytes by RDMA: one line per finding, the remedy where something is
+    /// missing. Ends with status 1 when RDMA cannot be used.
+    Preflight(Preflight),
+}
+
+#[derive(Debug, clap::Args)]
+struct Preflight {
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DeviceArgs {
+    /// This RDMA device only, by its name in /sys/class/infiniband; else the fastest that works.
+    #[arg(long, env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
+    rdma_device: Option<String>,
+
+    /// The local address that clients reach; the RDMA port that has it is used.
+    #[arg(long, env = "PENSTOCK_RDMA_ADDRESS", value_name = "IP")]
+    rdma_address: Option<IpAddr>,
+}
+
+impl DeviceArgs {
+    fn options(&self) -> verbs::Options {
+        verbs::Options {
+            choice: verbs::Choice {
+                device: self.rdma_device.clone(),
+                address: self.rdma_address,
+                ..verbs::Choice::default()
+            },
+            ..verbs::Options::default()
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,9 +129,8 @@ struct RdmaArgs {
     )]
     policy: RdmaPolicy,
 
-    /// RDMA device, as `rdma link` shows it; else the best one of this machine.
-    #[arg(long = "rdma-device", env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
-    device: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Registered memory between disk and RDMA device, in MiB; it is pinned as it is first needed.
     #[arg(long = "rdma-staging", env = "PENSTOCK_RDMA_STAGING", value_name = "MIB", default_value_t = 256,
@@ -119,12 +157,12 @@ enum RdmaPolicy {
 
 impl RdmaArgs {
     /// The RDMA side as asked for; says in one log line what it is.
-    fn open(&self, metrics: &Metrics) -> Result<Rdma, Unavailable> {
+    fn open(&self, metrics: &Metrics) -> Result<Rdma, fabric::Error> {
         if self.policy == RdmaPolicy::Off {
             tracing::info!("RDMA is switched off; bytes go as HTTP bodies");
             return Ok(Rdma::off(metrics.clone()));
         }
-        match rdma::open_device(self.device.as_deref()) {
+        match verbs::open(&self.device.options()) {
             Ok(device) => {
                 let info = device.info();
                 tracing::info!(
@@ -133,12 +171,11 @@ impl RdmaArgs {
                 );
                 Ok(Rdma::new(device, self.limits(), metrics.clone()))
             }
-            Err(unavailable) if self.policy == RdmaPolicy::Prefer => {
-                let reason = unavailable.reason();
-                tracing::info!(reason, "no RDMA, so bytes go as HTTP bodies: {unavailable}");
+            Err(error) if self.policy == RdmaPolicy::Prefer => {
+                tracing::info!("no RDMA, so bytes go as HTTP bodies: {error}");
                 Ok(Rdma::off(metrics.clone()))
             }
-            Err(unavailable) => Err(unavailable),
+            Err(error) => Err(error),
         }
     }
 
@@ -163,7 +200,7 @@ enum Error {
     #[error(transparent)]
     Admin(#[from] penstock_service::admin::BindError),
     #[error("RDMA is required (--rdma require) and cannot be had")]
-    Rdma(#[from] Unavailable),
+    Rdma(#[from] fabric::Error),
     #[error("the process cannot be set up")]
     Setup(#[from] std::io::Error),
 }
@@ -175,7 +212,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return penstock_service::exit(Err(Error::Setup(error))),
     };
-    let Command::Serve(serve) = cli.command;
+    let serve = match cli.command {
+        Command::Serve(serve) => serve,
+        Command::Preflight(preflight) => return runtime.block_on(look(preflight)),
+    };
     let outcome = runtime.block_on(run(&cli.service, &serve));
     // What is still blocked on the disk after the drain must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -239,6 +279,25 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     rdma.shut_down().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn look(asked: Preflight) -> ExitCode {
+    let options = asked.device.options();
+    let report = verbs::preflight::run(&options).await;
+    for finding in &report.findings {
+        let mark = if finding.good { "ok" } else { "--" };
+        println!("{mark} {}: {}", finding.subject, finding.text);
+    }
+    match report.reason() {
+        None => {
+            println!("RDMA can be used");
+            ExitCode::SUCCESS
+        }
+        Some(reason) => {
+            println!("RDMA cannot be used: {reason}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: CancellationToken) {

@@ -9,15 +9,12 @@
 //! its request is under way any more.
 
 mod connect;
-mod device;
 mod receive;
 mod refusal;
 mod request;
 mod send;
 mod sessions;
 mod transfer;
-
-pub use device::open_device;
 
 pub(crate) use connect::{Names, Route};
 pub(crate) use receive::Receipt;

@@ -6,6 +6,7 @@ use penstock_rdma::{
         Device,
         loopback::{LoopbackDevice, Network},
     },
+    verbs,
 };
 use penstock_service::CancellationToken;
 use penstock_store::{
@@ -29,6 +30,8 @@ pub const BUCKET: &str = "bucket";
 /// Where devices come from.
 pub enum Fabric {
     Loopback(Network),
+    /// The RDMA device of this machine, opened anew for each end: as far from each other as client and storage node are.
+    Verbs,
 }
 
 impl Fabric {
@@ -36,13 +39,20 @@ impl Fabric {
     pub fn of_this_run() -> Self {
         match std::env::var("PENSTOCK_TEST_FABRIC").as_deref() {
             Err(_) | Ok("loopback") => Self::Loopback(Network::new()),
-            Ok(other) => panic!("PENSTOCK_TEST_FABRIC={other} is no fabric of this build; use loopback"),
+            Ok("verbs") => Self::Verbs,
+            Ok(other) => panic!("PENSTOCK_TEST_FABRIC={other} is no fabric; use loopback or verbs"),
         }
     }
 
     pub fn device(&self, name: &str) -> Arc<dyn Device> {
         match self {
             Self::Loopback(network) => network.device(name),
+            Self::Verbs => verbs::open(&verbs::Options {
+                // A peer is given up after a second.
+                timeout: 15,
+                ..verbs::Options::default()
+            })
+            .expect("an RDMA device"),
         }
     }
 }
