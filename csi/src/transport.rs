@@ -4,6 +4,7 @@ use crate::access::Access;
 use penstock_rdma::{
     Policy,
     fabric::{Device, Unavailable},
+    verbs,
 };
 use penstock_store::{rdma::open_device, remote::Remote};
 use std::sync::Arc;
@@ -28,13 +29,20 @@ pub struct Transport {
 impl Transport {
     /// Looks for an RDMA device, and says in one log line what it found. Must be called inside a Tokio runtime.
     pub fn find(args: &TransportArgs) -> Self {
+        let options = verbs::Options {
+            choice: verbs::Choice {
+                device: args.rdma_device.clone(),
+                ..verbs::Choice::default()
+            },
+            ..verbs::Options::default()
+        };
         let device = if args.no_rdma {
             Err(Unavailable::NoDevice(
                 " for this process".to_owned(),
                 "it was started with --no-rdma".to_owned(),
             ))
         } else {
-            open_device(args.rdma_device.as_deref())
+            open_device(&options)
         };
         match &device {
             Ok(device) => {

@@ -46,13 +46,32 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Preflight {
-    /// This RDMA device only, by its name in /sys/class/infiniband.
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DeviceArgs {
+    /// This RDMA device only, by its name in /sys/class/infiniband; else the fastest that works.
     #[arg(long, env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
     rdma_device: Option<String>,
 
     /// The local address that clients reach; the RDMA port that has it is used.
     #[arg(long, env = "PENSTOCK_RDMA_ADDRESS", value_name = "IP")]
     rdma_address: Option<IpAddr>,
+}
+
+impl DeviceArgs {
+    fn options(&self) -> verbs::Options {
+        verbs::Options {
+            choice: verbs::Choice {
+                device: self.rdma_device.clone(),
+                address: self.rdma_address,
+                ..verbs::Choice::default()
+            },
+            ..verbs::Options::default()
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -110,9 +129,8 @@ struct RdmaArgs {
     )]
     policy: RdmaPolicy,
 
-    /// RDMA device, as `rdma link` shows it; else the best one of this machine.
-    #[arg(long = "rdma-device", env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
-    device: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Registered memory between disk and RDMA device, in MiB; it is pinned as it is first needed.
     #[arg(long = "rdma-staging", env = "PENSTOCK_RDMA_STAGING", value_name = "MIB", default_value_t = 256,
@@ -144,7 +162,7 @@ impl RdmaArgs {
             tracing::info!("RDMA is switched off; bytes go as HTTP bodies");
             return Ok((Rdma::off(metrics.clone()), Standing::off()));
         }
-        match rdma::open_device(self.device.as_deref()) {
+        match rdma::open_device(&self.device.options()) {
             Ok(device) => {
                 let info = device.info();
                 tracing::info!(
@@ -269,14 +287,7 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 }
 
 async fn look(asked: Preflight) -> ExitCode {
-    let options = verbs::Options {
-        choice: verbs::Choice {
-            device: asked.rdma_device,
-            address: asked.rdma_address,
-            ..verbs::Choice::default()
-        },
-        ..verbs::Options::default()
-    };
+    let options = asked.device.options();
     let report = verbs::preflight::run(&options).await;
     for finding in &report.findings {
         let mark = if finding.good { "ok" } else { "--" };

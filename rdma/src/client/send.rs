@@ -105,7 +105,7 @@ impl Client {
                     error: self.unreachable(error),
                     performed,
                     repeatable: true,
-                    headers: HeaderMap::new(),
+                    headers: Box::default(),
                 });
             }
         };
@@ -133,7 +133,7 @@ impl Client {
             },
             performed: false,
             repeatable: status == StatusCode::SERVICE_UNAVAILABLE,
-            headers,
+            headers: Box::new(headers),
         })
     }
 
@@ -194,7 +194,7 @@ pub(super) struct Failure {
     /// Whether another try can have another outcome.
     pub repeatable: bool,
     /// Of the answer, where there was one.
-    pub headers: HeaderMap,
+    pub headers: Box<HeaderMap>,
 }
 
 impl Failure {
@@ -209,7 +209,7 @@ impl From<Error> for Failure {
             error,
             performed: true,
             repeatable: false,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         }
     }
 }

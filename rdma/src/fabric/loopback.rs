@@ -21,7 +21,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,6 +60,7 @@ struct Inner {
     read: AtomicU64,
     most_queue_pairs: AtomicUsize,
     most_registered: AtomicU64,
+    active: AtomicBool,
 }
 
 impl LoopbackDevice {
@@ -95,7 +96,15 @@ impl LoopbackDevice {
         self.inner.most_registered.store(most, Ordering::SeqCst);
     }
 
-    /// Moves all of its queue pairs to ERR: the port went down.
+    /// Whether its port is up from now on. Going down moves all of its queue pairs to ERR.
+    pub fn set_active(&self, active: bool) {
+        self.inner.active.store(active, Ordering::SeqCst);
+        if !active {
+            self.kill_all();
+        }
+    }
+
+    /// Moves all of its queue pairs to ERR.
     pub fn kill_all(&self) {
         let mut state = self.inner.network.state();
         let numbers: Vec<u32> = state.queue_pairs_of(self.inner.number).collect();
@@ -121,6 +130,10 @@ impl Inner {
 impl Device for LoopbackDevice {
     fn info(&self) -> &DeviceInfo {
         &self.inner.info
+    }
+
+    fn is_active(&self) -> bool {
+        self.inner.active.load(Ordering::SeqCst)
     }
 
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory> {

@@ -176,7 +176,6 @@ async fn taken_back(options: &Options) {
         .unwrap();
     let (landing, outcome) = exposed.take_back().await;
     outcome.unwrap();
-    let landing = landing;
     let before = landing.to_vec();
     let outcome = attempt(&world, &server, Attempt::Write(0, 100), window).await;
     assert!(matches!(outcome, Err(Error::Completion(_))), "{outcome:?}");

@@ -36,7 +36,6 @@ async fn every_size(options: &Options, mtu: Option<u16>) {
         outcome.unwrap();
         let (landing, outcome) = exposed.take_back().await;
         outcome.unwrap();
-        let landing = landing;
         expected[to..to + size].copy_from_slice(&staging[from..from + size]);
         assert_same(&landing, &expected);
 

@@ -88,6 +88,9 @@ impl Rdma {
             None => Offer::default(),
             Some(_) => Offer::parse(text(headers, &header::CAPS, "x-amz-rdma-caps")?)?,
         };
+        if !plane.device.is_active() {
+            return Err(Refusal::Busy(Limit::Port));
+        }
         let place = plane.sessions.reserve(owner)?;
         let grant = plane.grant(offer);
         let psn = Psn::random();

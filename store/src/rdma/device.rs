@@ -2,7 +2,7 @@
 
 use penstock_rdma::{
     fabric::{Device, DeviceInfo, Error, Pages, Purpose, Unavailable},
-    verbs::{Choice, Options, open},
+    verbs::{Options, open},
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -10,23 +10,16 @@ use std::sync::Arc;
 /// What is registered before a device is called usable: most of what stands in the way of RDMA in a container shows here.
 const TRIAL: usize = 64 << 20;
 
-/// Opens the RDMA device of that name, or the best one of this machine, and registers memory with it once.
+/// Opens the RDMA device that `options` choose, and registers memory with it once.
 ///
 /// # Errors
 /// Why there is none.
 ///
 /// # Panics
 /// Outside a Tokio runtime with I/O.
-pub fn open_device(name: Option<&str>) -> Result<Arc<dyn Device>, Unavailable> {
-    let options = Options {
-        choice: Choice {
-            device: name.map(str::to_owned),
-            ..Choice::default()
-        },
-        ..Options::default()
-    };
+pub fn open_device(options: &Options) -> Result<Arc<dyn Device>, Unavailable> {
     let attempt = || {
-        let device = open(&options)?;
+        let device = open(options)?;
         let pages = Pages::new(TRIAL).map_err(|error| Error::Device {
             doing: "allocate memory",
             cause: error.to_string(),

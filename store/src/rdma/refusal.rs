@@ -54,6 +54,8 @@ pub(crate) enum Limit {
     Sessions,
     #[error("the RDMA device has no queue pair left")]
     QueuePairs,
+    #[error("the port of the RDMA device is down")]
+    Port,
     #[error("the session has as many requests under way as it may have")]
     InFlight,
     #[error("all staging memory is in use")]
@@ -71,6 +73,7 @@ impl Refusal {
             Self::Sequence | Self::Duplicate => "sequence",
             Self::Busy(Limit::SessionsPerKey | Limit::Sessions) => "sessions",
             Self::Busy(Limit::QueuePairs) => "queue_pairs",
+            Self::Busy(Limit::Port) => "port",
             Self::Busy(Limit::InFlight) => "in_flight",
             Self::Busy(Limit::Staging) => "staging",
             Self::Failed(_) => "failed",

@@ -3,7 +3,7 @@
 use crate::{
     matrix::put,
     raw::Peer,
-    setup::{BUCKET, Faulty, client_of, eventually, impatient, in_time, pattern},
+    setup::{BUCKET, Faulty, client_of, eventually, impatient, in_time, pattern, within},
 };
 use futures::StreamExt;
 use penstock_rdma::{
@@ -94,9 +94,12 @@ async fn a_client_that_hangs_up_in_the_middle_is_drained_and_keeps_its_session()
             faulty.server.operations() >= reached
         })
         .await;
+        let open = faulty.node.connections();
         drop(stream);
-        // The server sees the end of the connection before the operation goes on.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        eventually("the server sees the end of the connection", || {
+            faulty.node.connections() < open
+        })
+        .await;
         assert!(
             faulty.node.rdma.staging_in_use() > 0,
             "what is under way is not given up"
@@ -277,7 +280,7 @@ async fn staging_memory_is_bounded_and_shared_fairly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[should_panic(expected = "not within 20 s: staging memory comes back")]
+#[should_panic(expected = "staging memory comes back")]
 async fn the_checks_of_this_suite_can_fail() {
     let faulty = Faulty::start(Limits::default()).await;
     put(&faulty.node.client(None, Policy::Off), "k", &pattern(1, SIZE)).await;
@@ -295,5 +298,6 @@ async fn the_checks_of_this_suite_can_fail() {
     })
     .await;
     // It hangs for 30 s, so its memory is not back in time.
-    faulty.node.rests().await;
+    let back = || faulty.node.rdma.staging_in_use() == 0;
+    within(Duration::from_secs(1), "staging memory comes back", back).await;
 }

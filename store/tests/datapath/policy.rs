@@ -144,6 +144,24 @@ async fn a_session_that_the_storage_node_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_goes_down_and_comes_back() {
+    let faulty = Faulty::start(Limits::default()).await;
+    let content = pattern(1, SIZE);
+    for port in [&faulty.server, &faulty.device] {
+        let prefer = faulty.client(Policy::Prefer);
+        assert_eq!(try_put(&prefer, "k", &content).await.unwrap(), Via::Rdma);
+        port.set_active(false);
+        assert_eq!(try_get(&prefer, "k").await.unwrap().0, Via::Http);
+        let error = try_get(&faulty.client(Policy::Require), "k").await.unwrap_err();
+        assert!(error.to_string().contains("is down"), "{error}");
+        port.set_active(true);
+        // It is asked again after a second.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(try_get(&prefer, "k").await.unwrap(), (Via::Rdma, content.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_sessions_end_and_are_made_again() {
     let limits = Limits {
         idle: Duration::from_secs(1),

@@ -6,6 +6,7 @@ use penstock_rdma::{
         Device,
         loopback::{LoopbackDevice, Network},
     },
+    verbs,
 };
 use penstock_service::CancellationToken;
 use penstock_store::{
@@ -29,6 +30,8 @@ pub const BUCKET: &str = "bucket";
 /// Where devices come from.
 pub enum Fabric {
     Loopback(Network),
+    /// The RDMA device of this machine, opened anew for each end: as far from each other as client and storage node are.
+    Verbs,
 }
 
 impl Fabric {
@@ -36,13 +39,20 @@ impl Fabric {
     pub fn of_this_run() -> Self {
         match std::env::var("PENSTOCK_TEST_FABRIC").as_deref() {
             Err(_) | Ok("loopback") => Self::Loopback(Network::new()),
-            Ok(other) => panic!("PENSTOCK_TEST_FABRIC={other} is no fabric of this build; use loopback"),
+            Ok("verbs") => Self::Verbs,
+            Ok(other) => panic!("PENSTOCK_TEST_FABRIC={other} is no fabric; use loopback or verbs"),
         }
     }
 
     pub fn device(&self, name: &str) -> Arc<dyn Device> {
         match self {
             Self::Loopback(network) => network.device(name),
+            Self::Verbs => verbs::open(&verbs::Options {
+                // A peer is given up after a second.
+                timeout: 15,
+                ..verbs::Options::default()
+            })
+            .expect("an RDMA device"),
         }
     }
 }
@@ -131,6 +141,11 @@ impl Node {
                 .sum()
         }
         below(&self.folder.path().join("data")) + below(&self.folder.path().join("tmp"))
+    }
+
+    /// Connections that it has open.
+    pub fn connections(&self) -> u64 {
+        self.metric("penstock_store_connections")
     }
 
     /// Waits until the engine has cleaned up what was cut, and demands that so many files are left.
@@ -232,12 +247,13 @@ pub fn impatient() -> Limits {
 }
 
 pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    within(Duration::from_secs(20), what, holds).await;
+}
+
+pub async fn within(limit: Duration, what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "not within 20 s: {what}"
-        );
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -87,6 +87,10 @@ pub(super) async fn connect(
     plain: &Client,
     device: &Arc<dyn Device>,
 ) -> std::result::Result<Session, NoSession> {
+    if !device.is_active() {
+        let cause = format!("the port of RDMA device {} is down", device.info().name);
+        return Err(NoSession::Failed(plain.no_fast_path(cause)));
+    }
     let made = {
         let device = Arc::clone(device);
         tokio::task::spawn_blocking(move || device.queue_pair(QUEUE_DEPTH)).await

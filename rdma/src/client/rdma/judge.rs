@@ -177,7 +177,7 @@ mod tests {
             },
             performed: false,
             repeatable: status == 503,
-            headers,
+            headers: Box::new(headers),
         })
     }
 
@@ -242,7 +242,7 @@ mod tests {
             },
             performed: true,
             repeatable: true,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         });
         assert!(matches!(
             judge(lost, Direction::Read, 10),

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
 };
 use tokio::sync::{mpsc, watch};
@@ -54,6 +54,7 @@ impl Network {
                 read: AtomicU64::new(0),
                 most_queue_pairs: AtomicUsize::new(usize::MAX),
                 most_registered: AtomicU64::new(u64::MAX),
+                active: AtomicBool::new(true),
             }),
         })
     }
