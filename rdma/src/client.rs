@@ -3,6 +3,7 @@
 mod body;
 mod bucket;
 mod list;
+mod local;
 mod multipart;
 mod object;
 mod request;
@@ -12,7 +13,7 @@ mod upload;
 
 pub use object::Download;
 
-use crate::{Credentials, Endpoint, Error, Result};
+use crate::{Credentials, Endpoint, Error, Policy, Result, local::Local};
 use body::Outgoing;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -23,7 +24,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -44,6 +45,15 @@ pub struct Options {
     pub part_size: usize,
     /// How many parts of one body are under way at the same time.
     pub parallel_parts: usize,
+    /// Which ways the bytes of objects may travel.
+    pub policy: Policy,
+    /// The socket of the storage node, when it is on this host.
+    pub local_socket: Option<PathBuf>,
+    /// The folder of this host in which storage nodes have their sockets, named after them. The client looks there when it
+    /// has learned which node it talks to.
+    pub local_sockets: Option<PathBuf>,
+    /// Whether whole objects that are read from lent files are compared with their checksum, as those over HTTP always are.
+    pub verify_lent: bool,
 }
 
 impl Default for Options {
@@ -56,6 +66,10 @@ impl Default for Options {
             retries: 4,
             part_size: 16 << 20,
             parallel_parts: 2,
+            policy: Policy::default(),
+            local_socket: None,
+            local_sockets: None,
+            verify_lent: true,
         }
     }
 }
@@ -71,6 +85,8 @@ struct Inner {
     credentials: Credentials,
     options: Options,
     http: Http<HttpsConnector<HttpConnector>, Outgoing>,
+    /// `None` when bytes must travel over HTTP.
+    local: Option<Arc<Local<Outgoing>>>,
 }
 
 impl Client {
@@ -98,6 +114,7 @@ impl Client {
             .build(connector);
         Ok(Self {
             inner: Arc::new(Inner {
+                local: local::of(&options),
                 endpoint,
                 credentials,
                 options,

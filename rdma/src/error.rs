@@ -47,6 +47,9 @@ pub enum Error {
     /// The bytes received do not have the checksum that was sent with them.
     #[error("the bytes received do not match their CRC-64/NVME; they were damaged on the way")]
     Damaged,
+    /// A file that the storage node lent cannot be read.
+    #[error("a file lent by the storage node cannot be read")]
+    Lent(#[source] std::io::Error),
     /// The body that the caller gave ended with an error.
     #[error("the body could not be read; nothing was stored")]
     Body(#[source] std::io::Error),
@@ -57,6 +60,17 @@ pub enum Error {
         expected: u64,
         /// Bytes that came.
         got: u64,
+    },
+    /// [`crate::Policy::Require`] holds, and no way but HTTP is there.
+    #[error(
+        "the bytes may not travel as an HTTP body, and there is no other way to the storage node at {endpoint}: {cause}; \
+         make one work, or allow HTTP (policy prefer)"
+    )]
+    NoFastPath {
+        /// Its endpoint.
+        endpoint: String,
+        /// Why none of the other ways is there.
+        cause: String,
     },
     /// The request cannot be made from what the caller gave.
     #[error("{0}")]

@@ -14,6 +14,7 @@ mod credentials;
 mod endpoint;
 mod error;
 pub mod fabric;
+pub mod local;
 mod types;
 mod xml;
 
@@ -22,8 +23,8 @@ pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use types::{
-    Bucket, Condition, Listing, ListingQuery, Moved, ObjectHead, ObjectHeaders, Part, PartId, Range, Upload,
-    Via, Written,
+    Bucket, Condition, Listing, ListingQuery, Moved, ObjectHead, ObjectHeaders, Part, PartId, Policy, Range,
+    Upload, Via, Written,
 };
 
 /// Where the storage node says the code of an error whose answer has no body.

@@ -8,6 +8,10 @@ use std::{
 /// Which transport carried the bytes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Via {
+    /// One-sided RDMA between the storage node and the memory of the client.
+    Rdma,
+    /// Descriptors lent or handed over on the same host.
+    Shm,
     /// An ordinary HTTP body.
     Http,
 }
@@ -16,9 +20,23 @@ impl Via {
     /// The name used as a metric label.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Rdma => "rdma",
+            Self::Shm => "shm",
             Self::Http => "http",
         }
     }
+}
+
+/// Which ways the bytes of objects may travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// Never as an HTTP body: by RDMA or over the same host's path, or the request fails.
+    Require,
+    /// As an HTTP body where there is no other way.
+    #[default]
+    Prefer,
+    /// As an HTTP body always.
+    Off,
 }
 
 /// What moved for a request: by which transport, how many bytes, in which time.

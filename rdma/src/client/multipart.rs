@@ -36,20 +36,33 @@ impl Client {
         number: u16,
         bytes: Bytes,
     ) -> Result<Part> {
+        let sent = self.send_part(bucket, key, upload, number, bytes).await?;
+        Ok(sent.0)
+    }
+
+    /// As [`Client::upload_part`], and which way the bytes went.
+    pub(super) async fn send_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        number: u16,
+        bytes: Bytes,
+    ) -> Result<(Part, Via)> {
         let size = bytes.len() as u64;
         let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
         let request = Request::new(Method::PUT, bucket, Some(key))
             .query("partNumber", &number.to_string())
             .query("uploadId", upload)
-            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?
-            .body(bytes);
-        let (response, _) = self.fetch(&request).await?;
-        Ok(Part {
+            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?;
+        let (response, via) = self.send_bytes(request, bytes).await?;
+        let part = Part {
             number,
             size,
             etag: self.etag_of(response.headers())?,
             modified: SystemTime::now(),
-        })
+        };
+        Ok((part, via))
     }
 
     /// Makes the object of the named parts.

@@ -4,7 +4,9 @@ use super::{
     Client,
     request::{Request, copy_source},
 };
-use crate::{Condition, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written, xml};
+use crate::{
+    Condition, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written, local::Lent, xml,
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -32,6 +34,8 @@ pub struct Download {
     pub range: std::ops::Range<u64>,
     /// The transport that carries the bytes.
     pub via: Via,
+    /// The storage node's files, when it is on this host and lent them. `body` reads from them.
+    pub lent: Option<Lent>,
     /// The bytes. An error ends the stream; what came until then is not the object. The end of a whole object is
     /// reached only after its checksum was compared.
     pub body: BoxStream<'static, Result<Bytes>>,
@@ -53,7 +57,11 @@ impl Client {
             .header(CHECKSUM_MODE, "ENABLED")?
             .range(range)?
             .condition(condition)?;
+        let request = self.borrowing(request)?;
         let response = self.send(&request).await?;
+        if let Some(download) = self.borrowed(&response)? {
+            return Ok(download);
+        }
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let length = self.length_of(response.headers())?;
         let (range, size) = if partial {
@@ -68,6 +76,7 @@ impl Client {
             head,
             range,
             via: Via::Http,
+            lent: None,
             body,
         })
     }
@@ -95,6 +104,10 @@ impl Client {
                     expected: buffer.len() as u64,
                     got: length,
                 });
+            }
+            if let Some(lent) = &download.lent {
+                let moved = self.copy_lent(&download, lent, buffer, begun).await?;
+                return Ok((download.head, moved));
             }
             let mut filled = 0;
             let outcome = loop {
@@ -184,7 +197,7 @@ impl Client {
             .ok_or_else(|| self.malformed("it has no Content-Length"))
     }
 
-    fn content_range(&self, headers: &HeaderMap, length: u64) -> Result<(std::ops::Range<u64>, u64)> {
+    pub(super) fn content_range(&self, headers: &HeaderMap, length: u64) -> Result<(std::ops::Range<u64>, u64)> {
         let parsed = text(headers, &CONTENT_RANGE).and_then(|value| {
             let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
             let (first, last) = range.split_once('-')?;
@@ -196,7 +209,7 @@ impl Client {
         parsed.ok_or_else(|| self.malformed("its Content-Range is missing or contradicts its length"))
     }
 
-    fn head_of(&self, headers: &HeaderMap, size: u64) -> Result<ObjectHead> {
+    pub(super) fn head_of(&self, headers: &HeaderMap, size: u64) -> Result<ObjectHead> {
         let owned = |name| text(headers, name).map(str::to_owned);
         let modified = modified_of(headers).ok_or_else(|| self.malformed("it has no Last-Modified"))?;
         let metadata = headers

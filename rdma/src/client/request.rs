@@ -10,6 +10,7 @@ use http::{
     },
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::{fs::File, sync::Arc};
 
 /// What SigV4 leaves unencoded (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -44,12 +45,17 @@ impl Payload {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Request {
     pub method: Method,
     pub path_and_query: String,
     pub headers: HeaderMap,
     pub payload: Payload,
     pub repeat: Repeat,
+    /// What a request over the same host's path carries beside its bytes.
+    pub handed: Option<Arc<File>>,
+    /// Sent over the same host's path, or not at all.
+    pub local_only: bool,
     /// Why it must not be sent: its path would name something else than was meant.
     pub unaddressable: Option<String>,
 }
@@ -81,6 +87,8 @@ impl Request {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat,
+            handed: None,
+            local_only: false,
             unaddressable,
         }
     }
@@ -93,6 +101,8 @@ impl Request {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat: Repeat::Always,
+            handed: None,
+            local_only: false,
             unaddressable: None,
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     Client,
     body::{Outgoing, Progress},
+    local::Local,
     request::{Repeat, Request},
     sign::sign_headers,
 };
@@ -82,7 +83,7 @@ impl Client {
             message.headers_mut().insert(CONTENT_LENGTH, length);
         }
 
-        let answer = self.inner.http.request(message);
+        let answer = self.dispatch(request, message);
         tokio::pin!(answer);
         let stall = self.inner.options.stall_timeout;
         let answer = loop {
@@ -96,14 +97,7 @@ impl Client {
         };
         let response = match answer {
             Ok(response) => response,
-            Err(error) => {
-                let performed = !error.is_connect();
-                return Err(Failure {
-                    error: self.unreachable(error),
-                    performed,
-                    repeatable: true,
-                });
-            }
+            Err(failure) => return Err(failure),
         };
         let status = response.status();
         if status.is_success() {
@@ -128,6 +122,29 @@ impl Client {
             performed: false,
             repeatable: status == StatusCode::SERVICE_UNAVAILABLE,
         })
+    }
+
+    /// Sends over the socket of this host if there is one, else over the network.
+    async fn dispatch(
+        &self,
+        request: &Request,
+        message: http::Request<Outgoing>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
+        let message = match self.send_locally(request, message).await? {
+            Local::Answered(response) => return Ok(response),
+            Local::NotSent(message) => message,
+        };
+        match self.inner.http.request(message).await {
+            Ok(response) => {
+                self.learn(response.headers());
+                Ok(response)
+            }
+            Err(error) => Err(Failure {
+                performed: !error.is_connect(),
+                error: self.unreachable(error),
+                repeatable: true,
+            }),
+        }
     }
 
     /// The next piece of an answer's body; `None` at its end.
@@ -180,12 +197,12 @@ impl Client {
     }
 }
 
-struct Failure {
-    error: Error,
+pub(super) struct Failure {
+    pub error: Error,
     /// Whether the storage node may have performed the request.
-    performed: bool,
+    pub performed: bool,
     /// Whether another try can have another outcome.
-    repeatable: bool,
+    pub repeatable: bool,
 }
 
 impl Failure {

@@ -5,7 +5,7 @@ use super::{
     object::{CRC64NVME, crc64nvme_of, modified_of},
     request::Request,
 };
-use crate::{Condition, Error, Moved, ObjectHeaders, PartId, Result, Via, Written};
+use crate::{Condition, Error, Moved, ObjectHeaders, Part, PartId, Result, Via, Written};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -53,7 +53,7 @@ impl Client {
                 .await?
         };
         written.moved = Moved {
-            via: Via::Http,
+            via: written.moved.via,
             bytes: pieces.taken,
             elapsed: begun.elapsed(),
         };
@@ -74,15 +74,14 @@ impl Client {
         let request = Request::new(Method::PUT, bucket, Some(key))
             .object_headers(headers)?
             .condition(condition)?
-            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?
-            .body(bytes);
-        let (response, _) = self.fetch(&request).await?;
+            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?;
+        let (response, via) = self.send_bytes(request, bytes).await?;
         Ok(Written {
             etag: self.etag_of(response.headers())?,
             crc64nvme: crc64nvme_of(response.headers()),
             modified: modified_of(response.headers()).unwrap_or_else(SystemTime::now),
             moved: Moved {
-                via: Via::Http,
+                via,
                 bytes: length,
                 elapsed: begun.elapsed(),
             },
@@ -108,6 +107,14 @@ impl Client {
         let mut number: u16 = 0;
         let mut under_way = FuturesUnordered::new();
         let mut parts = Vec::new();
+        // What went over HTTP in part did not go by another way.
+        let mut via = Via::Shm;
+        let mut note = |(part, by): (Part, Via)| {
+            if by == Via::Http {
+                via = by;
+            }
+            parts.push(part);
+        };
         while let Some(bytes) = next.take() {
             number += 1;
             if u64::from(number) > MAX_PARTS {
@@ -115,7 +122,7 @@ impl Client {
                     "the body needs more than {MAX_PARTS} parts; announce its size or use larger parts"
                 )));
             }
-            under_way.push(self.upload_part(bucket, key, &upload, number, bytes));
+            under_way.push(self.send_part(bucket, key, &upload, number, bytes));
             let size = match pieces.size {
                 Some(_) => base,
                 None => base * (1 + usize::from(number) / GROW_EVERY as usize),
@@ -126,18 +133,18 @@ impl Client {
             let filled = loop {
                 tokio::select! {
                     filled = &mut filling => break filled?,
-                    Some(part) = under_way.next(), if !under_way.is_empty() => parts.push(part?),
+                    Some(part) = under_way.next(), if !under_way.is_empty() => note(part?),
                 }
             };
             while under_way.len() >= self.inner.options.parallel_parts.max(1) {
                 if let Some(part) = under_way.try_next().await? {
-                    parts.push(part);
+                    note(part);
                 }
             }
             next = (!filled.is_empty()).then_some(filled);
         }
         while let Some(part) = under_way.try_next().await? {
-            parts.push(part);
+            note(part);
         }
         parts.sort_by_key(|part| part.number);
         let parts: Vec<PartId> = parts
@@ -147,9 +154,10 @@ impl Client {
                 etag: part.etag,
             })
             .collect();
-        let completed = self
+        let mut completed = self
             .complete_upload(bucket, key, &upload, &parts, condition)
             .await?;
+        completed.moved.via = via;
         abort.target = None;
         Ok(completed)
     }
