@@ -17,7 +17,7 @@ mod message;
 mod pool;
 mod stream;
 
-pub use lent::Lent;
+pub use lent::{Hold, Lent};
 pub use message::{Extent, Handed, LentHeader};
 pub(crate) use pool::{Answered, Failure, Local};
 pub use stream::{DescriptorStream, Descriptors, MOST_DESCRIPTORS};

@@ -1,6 +1,7 @@
 //! What the storage node counts.
 
 use http::StatusCode;
+use penstock_rdma::Via;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -34,11 +35,25 @@ const DURATIONS: [f64; 12] = [
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
-    received: Counter,
-    sent: Counter,
+    received: Family<TransportLabels, Counter>,
+    sent: Family<TransportLabels, Counter>,
+    lending: Arc<Lendings>,
     connections: Gauge,
     refused_connections: Counter,
     usage: Arc<UsageGauges>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Default)]
+struct Lendings {
+    leases: Gauge,
+    files: Gauge,
+    held: Gauge,
+    refused: Family<ReasonLabels, Counter>,
 }
 
 #[derive(Default)]
@@ -53,16 +68,12 @@ impl Metrics {
     /// Counters shown in `registry`, all named `penstock_store_…`.
     pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("penstock_store");
-        let received = Family::<TransportLabels, Counter>::default();
-        let sent = Family::<TransportLabels, Counter>::default();
-        let via = TransportLabels {
-            via: penstock_rdma::Via::Http.name(),
-        };
         let metrics = Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
-            received: received.get_or_create(&via).clone(),
-            sent: sent.get_or_create(&via).clone(),
+            received: Family::default(),
+            sent: Family::default(),
+            lending: Arc::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
             usage: Arc::default(),
@@ -74,8 +85,23 @@ impl Metrics {
             Unit::Seconds,
             metrics.durations.clone(),
         );
+        let (received, sent) = (metrics.received.clone(), metrics.sent.clone());
         registry.register_with_unit("received", "Object bytes received", Unit::Bytes, received);
-        registry.register_with_unit("sent", "Object bytes sent", Unit::Bytes, sent);
+        registry.register_with_unit("sent", "Object bytes sent, or lent (shm)", Unit::Bytes, sent);
+        let lending = &metrics.lending;
+        registry.register("lent_leases", "Leases of lent objects", lending.leases.clone());
+        registry.register("lent_files", "Descriptors lent", lending.files.clone());
+        registry.register_with_unit(
+            "lent_held",
+            "Bytes of deleted objects that are lent still, so that their space is not free",
+            Unit::Bytes,
+            lending.held.clone(),
+        );
+        registry.register(
+            "lent_refused",
+            "Reads that were to be lent and were not, by reason",
+            lending.refused.clone(),
+        );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(
             "connection_failures",
@@ -117,12 +143,34 @@ impl Metrics {
         durations.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn received(&self, bytes: u64) {
-        self.received.inc_by(bytes);
+    pub(crate) fn received(&self, via: Via, bytes: u64) {
+        let via = TransportLabels { via: via.name() };
+        self.received.get_or_create(&via).inc_by(bytes);
     }
 
-    pub(crate) fn sent(&self, bytes: u64) {
-        self.sent.inc_by(bytes);
+    pub(crate) fn sent(&self, via: Via, bytes: u64) {
+        let via = TransportLabels { via: via.name() };
+        self.sent.get_or_create(&via).inc_by(bytes);
+    }
+
+    /// A lease of so many files, which counts until the value goes away.
+    pub(crate) fn lent(&self, files: usize) -> Counted {
+        let files = i64::try_from(files).unwrap_or(i64::MAX);
+        self.lending.leases.inc();
+        self.lending.files.inc_by(files);
+        Counted {
+            lending: Arc::clone(&self.lending),
+            files,
+        }
+    }
+
+    pub(crate) fn not_lent(&self, reason: &'static str) {
+        self.lending.refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Shows how much deleted space is lent still.
+    pub fn show_held(&self, bytes: u64) {
+        self.lending.held.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// A connection that counts as open until the value goes away.
@@ -142,6 +190,18 @@ impl Metrics {
         self.usage.bytes.set(shown(usage.bytes));
         self.usage.disk_free.set(shown(usage.disk_free));
         self.usage.disk_size.set(shown(usage.disk_size));
+    }
+}
+
+pub(crate) struct Counted {
+    lending: Arc<Lendings>,
+    files: i64,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.lending.leases.dec();
+        self.lending.files.dec_by(self.files);
     }
 }
 

@@ -9,9 +9,7 @@ use super::{
 };
 use crate::{
     Condition, Error, Moved, ObjectHeaders, Policy, Result, Via, Written,
-    local::{
-        self, Answered, CANNOT_LEND, HANDED, Handed, LEND, LEND_ONLY, LEND_PREFERRED, Lent,
-    },
+    local::{self, Answered, CANNOT_LEND, HANDED, Handed, LEND, LEND_ONLY, LEND_PREFERRED, Lent},
 };
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -76,9 +74,11 @@ impl Client {
         };
         match local.send(message, request.handed.as_ref()).await {
             Ok(response) => Ok(Local::Answered(response)),
-            Err(local::Failure::NotSent(message, error)) => {
-                self.not_sent(request, message, &format!("its socket on this host does not answer ({error})"))
-            }
+            Err(local::Failure::NotSent(message, error)) => self.not_sent(
+                request,
+                message,
+                &format!("its socket on this host does not answer ({error})"),
+            ),
             Err(local::Failure::Broken(error)) => Err(Failure {
                 error: self.unreachable(error),
                 performed: true,
@@ -114,6 +114,20 @@ impl Client {
                 request.local_only = true;
                 request.header(LEND, LEND_ONLY)
             }
+        }
+    }
+
+    pub(super) async fn borrow_only(&self, request: Request) -> Result<Option<Download>> {
+        if !self.has_socket() {
+            return Ok(None);
+        }
+        let mut request = request.header(LEND, LEND_ONLY)?;
+        request.local_only = true;
+        match self.send(&request).await {
+            Ok(response) => self.borrowed(&response),
+            Err(Error::NoFastPath { .. }) => Ok(None),
+            Err(error) if error.code() == Some(CANNOT_LEND) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -157,9 +171,14 @@ impl Client {
         buffer: &mut [u8],
         begun: Instant,
     ) -> Result<Moved> {
-        let length = usize::try_from(lent.len()).unwrap_or(usize::MAX).min(buffer.len());
+        let length = usize::try_from(lent.len())
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let whole = download.range == (0..download.head.size);
-        let expected = download.head.crc64nvme.filter(|_| whole && self.inner.options.verify_lent);
+        let expected = download
+            .head
+            .crc64nvme
+            .filter(|_| whole && self.inner.options.verify_lent);
         let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
         let mut at = 0;
         // Piece by piece, so that the checksum finds the bytes in the processor's cache.
@@ -204,14 +223,21 @@ impl Client {
             let request = Request::new(Method::PUT, bucket, Some(key))
                 .object_headers(headers)?
                 .condition(condition)?;
-            let handed = Handed { offset: range.start, length };
+            let handed = Handed {
+                offset: range.start,
+                length,
+            };
             match self.fetch(&handing(request, &file, handed)?).await {
                 Ok((response, _)) => {
                     return Ok(Written {
                         etag: self.etag_of(response.headers())?,
                         crc64nvme: crc64nvme_of(response.headers()),
                         modified: modified_of(response.headers()).unwrap_or_else(SystemTime::now),
-                        moved: Moved { via: Via::Shm, bytes: length, elapsed: begun.elapsed() },
+                        moved: Moved {
+                            via: Via::Shm,
+                            bytes: length,
+                            elapsed: begun.elapsed(),
+                        },
                     });
                 }
                 Err(error) if self.may_send_instead(&error) => {}
@@ -219,7 +245,8 @@ impl Client {
             }
         }
         let body = read_file(file, range);
-        self.put(bucket, key, Some(length), headers, condition, body).await
+        self.put(bucket, key, Some(length), headers, condition, body)
+            .await
     }
 
     /// Whether a request that handed a descriptor over was refused in a way that its bytes need not be.
@@ -238,7 +265,10 @@ impl Client {
             let length = bytes.len() as u64;
             let content = bytes.clone();
             let sealed = tokio::task::spawn_blocking(move || sealed(&content)).await;
-            let file = sealed.map_err(io::Error::other).and_then(|file| file).map_err(Error::Body)?;
+            let file = sealed
+                .map_err(io::Error::other)
+                .and_then(|file| file)
+                .map_err(Error::Body)?;
             let request = handing(request.clone(), &Arc::new(file), Handed { offset: 0, length })?;
             match self.fetch(&request).await {
                 Ok((response, _)) => return Ok((response, Via::Shm)),
@@ -327,6 +357,9 @@ mod tests {
         assert!((&file).write(b"x").is_err());
         assert!(file.set_len(0).is_err());
         assert!(file.set_len(100).is_err());
-        assert!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE).is_err(), "nor unsealed or sealed anew");
+        assert!(
+            rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE).is_err(),
+            "nor unsealed or sealed anew"
+        );
     }
 }

@@ -53,11 +53,7 @@ impl Client {
         range: Option<Range>,
         condition: &Condition,
     ) -> Result<Download> {
-        let request = Request::new(Method::GET, bucket, Some(key))
-            .header(CHECKSUM_MODE, "ENABLED")?
-            .range(range)?
-            .condition(condition)?;
-        let request = self.borrowing(request)?;
+        let request = self.borrowing(get(bucket, key, range, condition)?)?;
         let response = self.send(&request).await?;
         if let Some(download) = self.borrowed(&response)? {
             return Ok(download);
@@ -191,13 +187,31 @@ impl Client {
         })
     }
 
+    /// Opens an object on this host, or a range of it, as files of the storage node; `None` where nothing can be lent.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn borrow(
+        &self,
+        bucket: &str,
+        key: &str,
+        range: Option<Range>,
+        condition: &Condition,
+    ) -> Result<Option<Download>> {
+        self.borrow_only(get(bucket, key, range, condition)?).await
+    }
+
     fn length_of(&self, headers: &HeaderMap) -> Result<u64> {
         text(headers, &CONTENT_LENGTH)
             .and_then(|length| length.parse().ok())
             .ok_or_else(|| self.malformed("it has no Content-Length"))
     }
 
-    pub(super) fn content_range(&self, headers: &HeaderMap, length: u64) -> Result<(std::ops::Range<u64>, u64)> {
+    pub(super) fn content_range(
+        &self,
+        headers: &HeaderMap,
+        length: u64,
+    ) -> Result<(std::ops::Range<u64>, u64)> {
         let parsed = text(headers, &CONTENT_RANGE).and_then(|value| {
             let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
             let (first, last) = range.split_once('-')?;
@@ -291,6 +305,13 @@ impl Client {
         })
         .boxed()
     }
+}
+
+fn get(bucket: &str, key: &str, range: Option<Range>, condition: &Condition) -> Result<Request> {
+    Request::new(Method::GET, bucket, Some(key))
+        .header(CHECKSUM_MODE, "ENABLED")?
+        .range(range)?
+        .condition(condition)
 }
 
 pub(super) fn crc64nvme_of(headers: &HeaderMap) -> Option<u64> {

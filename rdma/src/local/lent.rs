@@ -1,9 +1,6 @@
 //! What a storage node lent: read-only descriptors, and which of their bytes were asked for.
 
-use super::{
-    message::Extent,
-    pool::Leases,
-};
+use super::{message::Extent, pool::Leases};
 use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 use rustix::{
@@ -11,6 +8,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 use std::{
+    any::Any,
     fs::File,
     io::{self, IoSliceMut},
     sync::Arc,
@@ -33,8 +31,11 @@ struct Inner {
     files: Vec<File>,
     extents: Vec<Extent>,
     length: u64,
-    _lease: Lease,
+    hold: Hold,
 }
+
+/// What must live as long as the descriptors are in use.
+pub type Hold = Box<dyn Any + Send + Sync>;
 
 /// Tells the storage node, with the next request on its connection, that the descriptors are closed.
 pub(super) struct Lease {
@@ -49,13 +50,21 @@ impl Drop for Lease {
 }
 
 impl Lent {
-    /// Refuses files that are shorter than the extents say.
-    pub(super) fn new(files: Vec<File>, extents: Vec<Extent>, lease: Lease) -> io::Result<Self> {
+    /// Files and which bytes of them are meant; `hold` is dropped when nobody uses them any more.
+    ///
+    /// # Errors
+    /// When a file is shorter than the extents say.
+    pub fn new(files: Vec<File>, extents: Vec<Extent>, hold: Hold) -> io::Result<Self> {
         let mut sizes = Vec::with_capacity(files.len());
         for file in &files {
             sizes.push(file.metadata()?.len());
         }
-        let fits = |extent: &Extent| sizes.get(extent.file).is_some_and(|size| extent.offset + extent.length <= *size);
+        let fits = |extent: &Extent| {
+            let end = extent.offset.checked_add(extent.length);
+            sizes
+                .get(extent.file)
+                .is_some_and(|size| end.is_some_and(|end| end <= *size))
+        };
         if !extents.iter().all(fits) {
             return Err(io::Error::other("a lent file is shorter than its extent"));
         }
@@ -64,9 +73,20 @@ impl Lent {
                 length: extents.iter().map(|extent| extent.length).sum(),
                 files,
                 extents,
-                _lease: lease,
+                hold,
             }),
         })
+    }
+
+    /// The files, the extents and the hold, if nobody else has a clone.
+    ///
+    /// # Errors
+    /// The value, when somebody has.
+    pub fn into_parts(self) -> Result<(Vec<File>, Vec<Extent>, Hold), Self> {
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => Ok((inner.files, inner.extents, inner.hold)),
+            Err(inner) => Err(Self { inner }),
+        }
     }
 
     /// How many bytes were lent.
@@ -92,7 +112,9 @@ impl Lent {
     /// The file whose bytes, all of them and nothing else, are what was lent.
     pub fn as_file(&self) -> Option<&File> {
         match (&self.inner.extents[..], &self.inner.files[..]) {
-            ([extent], [file]) if extent.offset == 0 && file.metadata().is_ok_and(|facts| facts.len() == extent.length) => {
+            ([extent], [file])
+                if extent.offset == 0 && file.metadata().is_ok_and(|facts| facts.len() == extent.length) =>
+            {
                 Some(file)
             }
             _ => None,
@@ -110,7 +132,10 @@ impl Lent {
 
     fn read_with(&self, buffer: &mut [u8], offset: u64, flags: ReadWriteFlags) -> io::Result<usize> {
         let mut filled = 0;
-        while let Some((file, at, left)) = self.place(offset + filled as u64).filter(|_| filled < buffer.len()) {
+        while let Some((file, at, left)) = self
+            .place(offset + filled as u64)
+            .filter(|_| filled < buffer.len())
+        {
             let room = (buffer.len() - filled).min(usize::try_from(left).unwrap_or(usize::MAX));
             let room = &mut buffer[filled..filled + room];
             match rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags) {
@@ -148,7 +173,12 @@ impl Lent {
             let got = match self.read_with(piece, at, ReadWriteFlags::NOWAIT) {
                 Ok(got) => got,
                 // Not in memory, or a file system that cannot tell.
-                Err(error) if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::AGAIN | Errno::OPNOTSUPP)) => {
+                Err(error)
+                    if matches!(
+                        error.raw_os_error().map(Errno::from_raw_os_error),
+                        Some(Errno::AGAIN | Errno::OPNOTSUPP)
+                    ) =>
+                {
                     let bytes = self.clone().piece(at, piece.len() as u64).await?;
                     piece[..bytes.len()].copy_from_slice(&bytes);
                     bytes.len()
@@ -177,7 +207,9 @@ impl Lent {
             })
             .boxed();
         }
-        let step = move |lent: &Self, at: u64| (at < length).then(|| (tokio::spawn(lent.clone().piece(at, PIECE)), at));
+        let step = move |lent: &Self, at: u64| {
+            (at < length).then(|| (tokio::spawn(lent.clone().piece(at, PIECE)), at))
+        };
         stream::unfold((step(&lent, 0), lent), move |(reading, lent)| async move {
             let (reading, at) = reading?;
             match reading.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -201,7 +233,9 @@ impl Lent {
                 let Some((file, at, left)) = self.place(offset + bytes.len() as u64) else {
                     break;
                 };
-                let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.capacity() - bytes.len());
+                let wanted = usize::try_from(left)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.capacity() - bytes.len());
                 // Not set to zero first. A vector may have got more room than was asked for, so it is cut below.
                 match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
                     Ok(0) => return Err(shortened()),

@@ -59,14 +59,22 @@ impl LentHeader {
                 offset: number(parts.next()?)?,
                 length: number(parts.next()?)?,
             };
-            let fits = extent.offset.checked_add(extent.length).is_some_and(|end| i64::try_from(end).is_ok());
+            let fits = extent
+                .offset
+                .checked_add(extent.length)
+                .is_some_and(|end| i64::try_from(end).is_ok());
             if parts.next().is_some() || extent.file >= files || extent.length == 0 || !fits {
                 return None;
             }
             total = total.checked_add(extent.length)?;
             extents.push(extent);
         }
-        (total <= size).then_some(Self { lease, files, size, extents })
+        (total <= size).then_some(Self {
+            lease,
+            files,
+            size,
+            extents,
+        })
     }
 
     /// How many bytes are lent.
@@ -94,7 +102,10 @@ impl Handed {
     /// Reads the header; `None` when it is not well-formed or ends beyond what files can hold.
     pub fn parse(text: &str) -> Option<Self> {
         let (offset, length) = text.split_once(',')?;
-        let handed = Self { offset: number(offset)?, length: number(length)? };
+        let handed = Self {
+            offset: number(offset)?,
+            length: number(length)?,
+        };
         let end = handed.offset.checked_add(handed.length)?;
         i64::try_from(end).is_ok().then_some(handed)
     }
@@ -117,13 +128,26 @@ mod tests {
             files: 2,
             size: 30,
             extents: vec![
-                Extent { file: 1, offset: 5, length: 10 },
-                Extent { file: 0, offset: 0, length: 20 },
+                Extent {
+                    file: 1,
+                    offset: 5,
+                    length: 10,
+                },
+                Extent {
+                    file: 0,
+                    offset: 0,
+                    length: 20,
+                },
             ],
         };
         assert_eq!(LentHeader::parse(&header.to_string()), Some(header.clone()));
         assert_eq!(header.length(), 30);
-        let empty = LentHeader { lease: 1, files: 0, size: 0, extents: Vec::new() };
+        let empty = LentHeader {
+            lease: 1,
+            files: 0,
+            size: 0,
+            extents: Vec::new(),
+        };
         assert_eq!(LentHeader::parse(&empty.to_string()), Some(empty));
         let handed = Handed { offset: 3, length: 4 };
         assert_eq!(Handed::parse(&handed.to_string()), Some(handed));
@@ -132,14 +156,35 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused() {
         for text in [
-            "", "1", "1;1;5", "1;1;5;0:0:5;", "1;1;5;0:0", "1;1;5;0:0:5:6", "1;1;5;1:0:5", "1;1;4;0:0:5", "1;1;5;0:0:0",
-            "1;1;5;0:+0:5", "-1;1;5;0:0:5", "1;254;5;0:0:5", "1;1;5;0:18446744073709551615:1", "1;1;5;0:9223372036854775807:1",
+            "",
+            "1",
+            "1;1;5",
+            "1;1;5;0:0:5;",
+            "1;1;5;0:0",
+            "1;1;5;0:0:5:6",
+            "1;1;5;1:0:5",
+            "1;1;4;0:0:5",
+            "1;1;5;0:0:0",
+            "1;1;5;0:+0:5",
+            "-1;1;5;0:0:5",
+            "1;254;5;0:0:5",
+            "1;1;5;0:18446744073709551615:1",
+            "1;1;5;0:9223372036854775807:1",
             "1;1;18446744073709551615;0:0:9223372036854775807,0:0:9223372036854775807,0:0:9223372036854775807",
             "1;1;5;0:0:5,",
         ] {
             assert_eq!(LentHeader::parse(text), None, "{text}");
         }
-        for text in ["", "1", "1,", ",1", "1,2,3", "+1,2", "9223372036854775807,1", "18446744073709551615,1"] {
+        for text in [
+            "",
+            "1",
+            "1,",
+            ",1",
+            "1,2,3",
+            "+1,2",
+            "9223372036854775807,1",
+            "18446744073709551615,1",
+        ] {
             assert_eq!(Handed::parse(text), None, "{text}");
         }
     }

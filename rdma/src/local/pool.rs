@@ -1,8 +1,7 @@
 //! Connections to the socket of a storage node on this host.
 
 use super::{
-    DescriptorStream, Descriptors, LENT, Lent, LentHeader, MOST_DESCRIPTORS, NODE_ID, RETURNED,
-    lent::Lease,
+    DescriptorStream, Descriptors, LENT, Lent, LentHeader, MOST_DESCRIPTORS, NODE_ID, RETURNED, lent::Lease,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header::HOST};
 use hyper::{
@@ -97,12 +96,23 @@ impl Answered {
         };
         let header = value.to_str().ok().and_then(LentHeader::parse);
         let header = header.ok_or_else(|| format!("its {LENT} cannot be understood"))?;
-        let files: Vec<File> = std::mem::take(&mut *locked(&self.descriptors)).into_iter().map(File::from).collect();
+        let files: Vec<File> = std::mem::take(&mut *locked(&self.descriptors))
+            .into_iter()
+            .map(File::from)
+            .collect();
         if files.len() != header.files {
-            return Err(format!("{} descriptors were announced and {} came", header.files, files.len()));
+            return Err(format!(
+                "{} descriptors were announced and {} came",
+                header.files,
+                files.len()
+            ));
         }
-        let lease = Lease { id: header.lease, leases: Arc::clone(&self.leases) };
-        let lent = Lent::new(files, header.extents.clone(), lease).map_err(|error| error.to_string())?;
+        let lease = Lease {
+            id: header.lease,
+            leases: Arc::clone(&self.leases),
+        };
+        let lent =
+            Lent::new(files, header.extents.clone(), Box::new(lease)).map_err(|error| error.to_string())?;
         Ok(Some((header, lent)))
     }
 }
@@ -134,7 +144,8 @@ where
         let Some(folder) = &self.folder else { return };
         let id = headers.get(NODE_ID).and_then(|id| id.to_str().ok());
         // Only what is a name of a node is a name of a file.
-        let Some(id) = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())) else {
+        let Some(id) = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        else {
             return;
         };
         let path = folder.join(format!("{id}.sock"));
@@ -173,7 +184,9 @@ where
                 None => drop(request.headers_mut().remove(RETURNED)),
             }
             if let Some(file) = handed {
-                let attached = file.try_clone().and_then(|file| connection.descriptors.attach(vec![file.into()]));
+                let attached = file
+                    .try_clone()
+                    .and_then(|file| connection.descriptors.attach(vec![file.into()]));
                 if let Err(error) = attached {
                     return Err(Failure::Broken(error.into()));
                 }
@@ -208,13 +221,19 @@ where
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         let stream = DescriptorStream::new(stream, MOST_DESCRIPTORS);
         let descriptors = stream.descriptors();
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "a connection to the storage node's socket ended");
             }
         });
-        Ok(Connection { sender, descriptors, leases: Arc::default() })
+        Ok(Connection {
+            sender,
+            descriptors,
+            leases: Arc::default(),
+        })
     }
 
     fn idle(&self) -> Option<Connection<B>> {
@@ -244,7 +263,10 @@ where
     fn put_back(&self, connection: Connection<B>) {
         let mut idle = locked(&self.idle);
         if idle.len() < MOST_IDLE || Arc::strong_count(&connection.leases) > 1 {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 }
@@ -252,7 +274,9 @@ where
 /// As a server, and not a proxy, is asked: the path alone, and the host in its header (RFC 9112, 3.2.1).
 fn origin_form<B>(request: &mut Request<B>) {
     let uri = request.uri();
-    let host = uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    let host = uri
+        .authority()
+        .and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
     if let Some(path) = uri.path_and_query().cloned() {
         *request.uri_mut() = Uri::from(path);
     }

@@ -1,8 +1,8 @@
 //! A Unix stream whose messages carry descriptors (`SCM_RIGHTS`, unix(7)).
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -49,7 +49,9 @@ impl Descriptors {
     pub fn attach(&self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let mut queues = self.queues();
         if !queues.outgoing.is_empty() {
-            return Err(io::Error::other("descriptors of another message were not sent yet"));
+            return Err(io::Error::other(
+                "descriptors of another message were not sent yet",
+            ));
         }
         if descriptors.len() > MOST_DESCRIPTORS {
             return Err(io::Error::other(format!(
@@ -73,7 +75,11 @@ pub struct DescriptorStream {
 impl DescriptorStream {
     /// Wraps a stream on which the peer may have at most `most` descriptors under way that nobody has taken.
     pub fn new(stream: UnixStream, most: usize) -> Self {
-        Self { stream, descriptors: Descriptors::default(), most }
+        Self {
+            stream,
+            descriptors: Descriptors::default(),
+            most,
+        }
     }
 
     /// What travels beside its bytes.
@@ -131,7 +137,11 @@ impl DescriptorStream {
 }
 
 impl AsyncRead for DescriptorStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let wanted = buffer.remaining().min(READ);
         if wanted == 0 {
@@ -224,7 +234,8 @@ mod tests {
         let (sent, got) = (here.descriptors(), there.descriptors());
         for round in 0..3 {
             let names: Vec<String> = (0..round).map(|at| format!("{round}/{at}")).collect();
-            sent.attach(names.iter().map(|name| memfd(name)).collect()).unwrap();
+            sent.attach(names.iter().map(|name| memfd(name)).collect())
+                .unwrap();
             // Messages that are written while the one before was not read yet, too.
             here.write_all(b"head").await.unwrap();
             here.write_all(b"body").await.unwrap();
@@ -268,7 +279,15 @@ mod tests {
         assert!(there.descriptors().take().is_empty() && first.iter().all(|byte| *byte == 7));
         let mut second = [0; 6];
         there.read_exact(&mut second).await.unwrap();
-        assert_eq!(there.descriptors().take().into_iter().map(content).collect::<Vec<_>>(), ["late"]);
+        assert_eq!(
+            there
+                .descriptors()
+                .take()
+                .into_iter()
+                .map(content)
+                .collect::<Vec<_>>(),
+            ["late"]
+        );
         writer.await.unwrap();
     }
 }

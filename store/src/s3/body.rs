@@ -4,12 +4,14 @@
 use super::convert;
 use crate::{
     engine::{Body, Error},
+    local_path::handed,
     metrics::Metrics,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, stream};
-use http::{HeaderMap, HeaderName};
+use http::{Extensions, HeaderMap, HeaderName};
 use md5::{Digest, Md5};
+use penstock_rdma::Via;
 use s3s::{
     S3Error, S3ErrorCode, S3Result, TrailingHeaders,
     checksum::ChecksumHasher,
@@ -87,6 +89,7 @@ struct Check {
     /// Checksums announced for the trailer.
     announced: Vec<HeaderName>,
     computed: Computed,
+    via: Via,
     metrics: Metrics,
 }
 
@@ -96,7 +99,7 @@ pub(super) fn incoming(
     sent: Sent,
     headers: &HeaderMap,
     trailers: Option<TrailingHeaders>,
-    metrics: &Metrics,
+    (via, metrics): (Via, &Metrics),
 ) -> S3Result<(Body, Computed)> {
     if let Some(md5) = &sent.content_md5
         && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
@@ -141,6 +144,7 @@ pub(super) fn incoming(
         trailers,
         announced,
         computed: computed.clone(),
+        via,
         metrics: metrics.clone(),
     };
     Ok((stream::unfold(check, next).boxed(), computed))
@@ -155,7 +159,7 @@ async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {
             if let Some(md5) = &mut check.md5 {
                 md5.update(&bytes);
             }
-            check.metrics.received(bytes.len() as u64);
+            check.metrics.received(check.via, bytes.len() as u64);
             return Some((Ok(bytes), check));
         }
         Ok(Some(Err(error))) => Err(refused(error)),
@@ -231,10 +235,24 @@ pub(super) fn outgoing(body: Body, metrics: &Metrics) -> StreamingBlob {
     let metrics = metrics.clone();
     let counted = body.inspect(move |piece| {
         if let Ok(bytes) = piece {
-            metrics.sent(bytes.len() as u64);
+            metrics.sent(Via::Http, bytes.len() as u64);
         }
     });
     StreamingBlob::wrap(SyncStream::new(counted))
+}
+
+/// The body of a PUT, how long it is, and which way it comes.
+pub(super) fn of_request(
+    (headers, extensions): (&HeaderMap, &Extensions),
+    blob: Option<StreamingBlob>,
+    content_length: Option<i64>,
+) -> S3Result<(Option<StreamingBlob>, u64, Via)> {
+    if let Some((handed, length)) = handed(headers, extensions)? {
+        return Ok((Some(handed), length, Via::Shm));
+    }
+    let length = length(headers, content_length)?;
+    let length = length.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?;
+    Ok((blob, length, Via::Http))
 }
 
 /// The length of the body, where the client says it: of aws-chunked bodies the decoded one.

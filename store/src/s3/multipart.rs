@@ -9,7 +9,7 @@ use super::{
 };
 use crate::engine::{ByteRange, PartRef, Precondition};
 use s3s::{
-    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Request, S3Response, S3Result,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
@@ -95,10 +95,11 @@ pub(super) async fn upload_part(
         input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
         "Encryption with a given key",
     )])?;
-    let size = body::length(&request.headers, input.content_length)?;
-    if size.is_none() {
-        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
-    }
+    let (blob, size, via) = body::of_request(
+        (&request.headers, &request.extensions),
+        input.body,
+        input.content_length,
+    )?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
@@ -110,15 +111,15 @@ pub(super) async fn upload_part(
         sha256: input.checksum_sha256,
     };
     let (body, computed) = body::incoming(
-        input.body,
+        blob,
         sent,
         &request.headers,
         request.trailing_headers,
-        &front.metrics,
+        (via, &front.metrics),
     )?;
     let part = front
         .engine
-        .upload_part(&object, &input.upload_id, number, size, body)
+        .upload_part(&object, &input.upload_id, number, Some(size), body)
         .await
         .map_err(error::answer)?;
     let sum = computed.take();

@@ -4,13 +4,13 @@ use super::{
     Front,
     body::{self, Sent},
     convert::{self, Written},
-    error,
+    error, lend,
 };
 use crate::engine::{Error, ObjectInfo, ObjectRef, Precondition, PutOptions};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, header::LAST_MODIFIED};
 use s3s::{
-    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Error, S3Request, S3Response, S3Result,
     dto::{
         ChecksumType, CopyObjectInput, CopyObjectOutput, CopyObjectResult, DeleteObjectInput,
         DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, Error as DeleteError,
@@ -65,10 +65,11 @@ pub(super) async fn put_object(
         (input.write_offset_bytes.is_some(), "Appending"),
         (input.expires.is_some(), "The header Expires"),
     ])?;
-    let size = body::length(&request.headers, input.content_length)?;
-    if size.is_none() {
-        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
-    }
+    let (blob, size, via) = body::of_request(
+        (&request.headers, &request.extensions),
+        input.body,
+        input.content_length,
+    )?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
         content_md5: input.content_md5,
@@ -79,11 +80,11 @@ pub(super) async fn put_object(
         sha256: input.checksum_sha256,
     };
     let (body, computed) = body::incoming(
-        input.body,
+        blob,
         sent,
         &request.headers,
         request.trailing_headers,
-        &front.metrics,
+        (via, &front.metrics),
     )?;
     let options = PutOptions {
         headers: Written {
@@ -96,7 +97,7 @@ pub(super) async fn put_object(
         }
         .into_headers(),
         precondition: convert::precondition(input.if_match, input.if_none_match),
-        size,
+        size: Some(size),
     };
     let info = front
         .engine
@@ -142,11 +143,13 @@ pub(super) async fn get_object(
     let object = convert::object(&input.bucket, &input.key);
     let precondition = convert::precondition(input.if_match, input.if_none_match);
     let range = input.range.map(convert::range);
-    let opened = front
-        .engine
-        .get(&object, range, &precondition)
+    let asked = lend::asked(&request.headers, &request.extensions)?;
+    let mut opened = lend::open(front, &object, range, &precondition, asked)
         .await
-        .map_err(|error| read_error(error, &precondition))?;
+        .map_err(|error| match error {
+            lend::Error::Engine(error) => read_error(error, &precondition),
+            lend::Error::Refused(answer) => answer,
+        })?;
     let info = opened.info;
     convert::check_dates(
         &object,
@@ -162,16 +165,17 @@ pub(super) async fn get_object(
     });
     let whole = content_range.is_none() && input.checksum_mode.is_some();
     let metadata = convert::metadata(&info);
-    Ok(S3Response::new(GetObjectOutput {
+    let (body, length) = opened.bytes.of_answer(front, &opened.range);
+    let mut answer = S3Response::new(GetObjectOutput {
         accept_ranges: Some("bytes".to_owned()),
-        body: Some(body::outgoing(opened.body, &front.metrics)),
+        body,
         cache_control: info.headers.cache_control,
         checksum_crc64nvme: body::crc64(info.crc64nvme).filter(|_| whole),
         checksum_type: whole.then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
         content_disposition: info.headers.content_disposition,
         content_encoding: info.headers.content_encoding,
         content_language: info.headers.content_language,
-        content_length: Some(convert::size(opened.range.end - opened.range.start)),
+        content_length: Some(convert::size(length)),
         content_range,
         content_type: Some(
             info.headers
@@ -182,7 +186,9 @@ pub(super) async fn get_object(
         last_modified: Some(convert::timestamp(info.modified)),
         metadata,
         ..Default::default()
-    }))
+    });
+    opened.bytes.lend(front, info.size, &mut answer)?;
+    Ok(answer)
 }
 
 fn tag_of(info: &ObjectInfo) -> Precondition {
