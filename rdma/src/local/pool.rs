@@ -165,7 +165,14 @@ where
         let Some(path) = locked(&self.socket).clone() else {
             return Err(Failure::NotSent(request, io::ErrorKind::NotFound.into()));
         };
+        let target = request.uri().clone();
         origin_form(&mut request);
+        let given_back = |mut request: Request<B>, error| {
+            *request.uri_mut() = target.clone();
+            request.headers_mut().remove(HOST);
+            request.headers_mut().remove(RETURNED);
+            Failure::NotSent(request, error)
+        };
         loop {
             let (mut connection, reused) = match self.idle() {
                 Some(connection) => (connection, true),
@@ -175,7 +182,7 @@ where
                         if !self.missing.swap(true, Ordering::Relaxed) {
                             tracing::info!(socket = %path.display(), %error, "the storage node's socket does not answer");
                         }
-                        return Err(Failure::NotSent(request, error));
+                        return Err(given_back(request, error));
                     }
                 },
             };
@@ -206,7 +213,7 @@ where
                     Some(unsent) if reused => request = unsent,
                     Some(unsent) => {
                         let error = io::Error::new(io::ErrorKind::ConnectionReset, failed.into_error());
-                        return Err(Failure::NotSent(unsent, error));
+                        return Err(given_back(unsent, error));
                     }
                     None => return Err(Failure::Broken(failed.into_error().into())),
                 },
