@@ -1,10 +1,12 @@
 //! The role `agent`: serves the FUSE sessions that `node` hands over. It has no privileges and no access to the API server.
 
 use crate::{
+    access::Host,
     fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
+    passthrough::{self, Passthrough},
 };
 use penstock_service::{CancellationToken, chain};
 use penstock_store::engine;
@@ -36,6 +38,12 @@ pub struct Args {
     /// Folder for staged files, and for those that could not be uploaded.
     #[arg(long, default_value = "/var/lib/penstock", value_name = "DIR")]
     pub state_dir: PathBuf,
+    /// Folder of this host with the sockets of its storage nodes; volumes of those are read and written without a network.
+    #[arg(long, env = "PENSTOCK_LOCAL_SOCKETS", value_name = "DIR")]
+    pub local_sockets: Option<PathBuf>,
+    /// Socket of `node`, which lets the kernel read files by itself that a storage node on this host lent.
+    #[arg(long, value_name = "PATH")]
+    pub passthrough_socket: Option<PathBuf>,
 }
 
 /// Why the agent could not start.
@@ -74,7 +82,15 @@ pub async fn run(
         staging: prepare(&args.state_dir, &metrics).await?,
         metrics,
         served: Arc::default(),
+        host: Host {
+            local_sockets: args.local_sockets,
+            local_socket: None,
+        },
+        passthrough: args
+            .passthrough_socket
+            .map_or(Passthrough::Off, Passthrough::ByNode),
     };
+    passthrough::raise_open_files();
     let listener = listen(&args.socket)?;
     listening.pass();
     tracing::info!(socket = %args.socket.display(), "waiting for mounts");
@@ -132,6 +148,8 @@ struct Agent {
     staging: Staging,
     metrics: Metrics,
     served: Arc<Mutex<HashMap<PathBuf, Served>>>,
+    host: Host,
+    passthrough: Passthrough,
 }
 
 struct Served {
@@ -187,13 +205,14 @@ impl Agent {
             descriptor.ok_or_else(|| Refusal::Invalid("no descriptor came with the mount".into()))?;
         let engine = mount
             .access
-            .engine()
+            .engine_on(&self.host)
             .map_err(|error| Refusal::Invalid(chain(&error)))?;
         let engine = Arc::new(engine);
         let first = Storage::new(engine.clone(), &mount.bucket, &mount.prefix, FIRST_LOOK);
         first.any_under("").await.map_err(|failure| refusal(&failure))?;
         let storage = Storage::new(engine, &mount.bucket, &mount.prefix, DEADLINE);
         let volume = Volume::new(storage, self.staging.clone(), mount.look, self.metrics.clone());
+        let volume = volume.passing(self.passthrough.clone());
         let volume = Arc::new(volume);
         let session = Session::start(device, volume.clone())
             .await

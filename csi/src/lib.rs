@@ -23,5 +23,6 @@ pub mod identity;
 pub mod metrics;
 pub mod mount;
 pub mod node;
+pub mod passthrough;
 pub mod proto;
 pub mod registration;

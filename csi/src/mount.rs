@@ -1,11 +1,12 @@
 //! The role `mount`: one bucket on one machine, without Kubernetes. Needs root, or rights on `/dev/fuse` and mount(2).
 
 use crate::{
-    access::{Access, AccessError},
+    access::{Access, AccessError, Host},
     fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
+    passthrough::{self, Passthrough},
 };
 use penstock_service::CancellationToken;
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
@@ -48,6 +49,12 @@ pub struct Args {
     /// Permissions of folders, in octal.
     #[arg(long, default_value = "0755", value_parser = octal)]
     pub dir_mode: u32,
+    /// A storage node on this host is read and written without a network.
+    #[command(flatten)]
+    pub host: Host,
+    /// Answer every read of files that the storage node lent, in place of letting the kernel read them by itself.
+    #[arg(long)]
+    pub no_passthrough: bool,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -109,7 +116,7 @@ pub async fn run(
     let metrics = Metrics::register(&mut admin.metrics);
     let mounted = admin.readiness.flag("mount");
     admin.serve(service, shutdown.clone()).await?;
-    let engine = Arc::new(access(&args)?.engine()?);
+    let engine = Arc::new(access(&args)?.engine_on(&args.host)?);
     let (bucket, prefix) = args.bucket.split_once('/').unwrap_or((&args.bucket, ""));
     let storage = Storage::new(engine, bucket, prefix, Duration::from_secs(60));
     storage.any_under("").await.map_err(|source| Error::Bucket {
@@ -123,7 +130,12 @@ pub async fn run(
         file_mode: args.file_mode,
         dir_mode: args.dir_mode,
     };
-    let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()));
+    let passthrough = match args.no_passthrough {
+        true => Passthrough::Off,
+        false => Passthrough::Here,
+    };
+    passthrough::raise_open_files();
+    let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()).passing(passthrough));
     let path = mounts::folder(&args.path).await?;
     let device = mounts::mount_fuse(&path, &format!("penstock:{}", args.bucket)).await?;
     let session = match Session::start(device, volume.clone()).await {

@@ -277,6 +277,10 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Lending> {
         Ok(Lending::Refused("elsewhere"))
     }
+    /// Whether [`Engine::put_file`] is more than reading the file and sending its bytes.
+    fn takes_files(&self) -> bool {
+        false
+    }
     /// As [`Engine::put`], from a part of a file that does not change meanwhile.
     async fn put_file(
         &self,

@@ -149,6 +149,10 @@ impl Engine for Remote {
         }
     }
 
+    fn takes_files(&self) -> bool {
+        self.client.is_local()
+    }
+
     async fn put_file(
         &self,
         object: &ObjectRef,

@@ -53,6 +53,11 @@ impl Client {
         }
     }
 
+    /// Whether a socket of the storage node is known on this host.
+    pub fn is_local(&self) -> bool {
+        self.has_socket()
+    }
+
     fn has_socket(&self) -> bool {
         self.inner.local.as_ref().is_some_and(|local| local.is_known())
     }
