@@ -374,6 +374,7 @@ impl Volume {
         let handle = change.handle.and_then(|id| self.file(id).ok());
         let content = match &handle {
             Some(handle) => Arc::clone(&handle.content),
+            None if node.modes.is_passing().await => return Err(self.leave_to_readers(&node)),
             None => self.current(&node).await?,
         };
         content
@@ -447,7 +448,13 @@ impl Volume {
         }
     }
 
-    async fn opened(&self, node: Arc<Node>, path: &str, content: Arc<Content>, flags: OFlags) -> Opened {
+    async fn opened(
+        &self,
+        node: Arc<Node>,
+        path: &str,
+        content: Arc<Content>,
+        flags: OFlags,
+    ) -> Result<Opened, Errno> {
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let only_reads = !flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
         let lent = match only_reads && self.backer.is_usable() {
@@ -459,6 +466,9 @@ impl Volume {
             .modes
             .open(&self.backer, self.notifier.get(), &content, file)
             .await;
+        let Some(mode) = mode else {
+            return Err(self.leave_to_readers(&node));
+        };
         let file = FileHandle {
             node,
             content,
@@ -468,7 +478,14 @@ impl Volume {
             mode,
         };
         locked(&self.files).insert(handle, Arc::new(file));
-        Opened { handle, mode }
+        Ok(Opened { handle, mode })
+    }
+
+    /// Whoever reads a file by passthrough keeps its version under the number that it has; its name gets another one, which the
+    /// kernel finds when it looks again (open(2) and truncate(2) do by themselves).
+    fn leave_to_readers(&self, node: &Node) -> Errno {
+        self.nodes.detach(node);
+        Errno::STALE
     }
 
     async fn open(&self, node: u64, flags: u32) -> Result<Opened, Errno> {
@@ -479,12 +496,16 @@ impl Volume {
     }
 
     async fn open_claimed(&self, node: Arc<Node>, path: &str, flags: OFlags) -> Result<Opened, Errno> {
+        // Before it is emptied.
+        if flags.contains(OFlags::TRUNC) && node.modes.is_passing().await {
+            return Err(self.leave_to_readers(&node));
+        }
         let content = self.current(&node).await?;
         if flags.contains(OFlags::TRUNC) {
             let emptied = content.empty(&self.source(path)).await;
             emptied.map_err(|failure| failure.report("truncate", path))?;
         }
-        Ok(self.opened(node, path, content, flags).await)
+        self.opened(node, path, content, flags).await
     }
 
     async fn create(&self, parent: u64, name: &str, flags: u32) -> Reply {
@@ -492,12 +513,18 @@ impl Volume {
         let (_claim, path) = self.claim_child(parent, name).await?;
         match self.storage.put_empty(&path, true).await {
             Ok(version) => {
+                // It was there before, was removed elsewhere, and is read here still.
+                if let Some(before) = self.nodes.at(&path)
+                    && before.modes.is_passing().await
+                {
+                    self.nodes.detach(&before);
+                }
                 let node = self.nodes.look_up(&path, Kind::File);
                 node.tell(&version);
                 let content = Content::new(version);
                 node.set_open_content(&content);
                 let entry = self.entry(&node, self.content_attributes(&node, &content));
-                let opened = self.opened(node, &path, content, wanted).await;
+                let opened = self.opened(node, &path, content, wanted).await?;
                 Ok(Answer::Created(entry, opened))
             }
             // Somebody else was faster.

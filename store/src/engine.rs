@@ -277,7 +277,7 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Lending> {
         Ok(Lending::Refused("elsewhere"))
     }
-    /// Whether [`Engine::put_file`] is more than reading the file and sending its bytes.
+    /// Whether files travel as files, both ways: another process on this host has the bytes.
     fn takes_files(&self) -> bool {
         false
     }

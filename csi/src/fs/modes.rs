@@ -78,41 +78,44 @@ struct State {
 
 impl Modes {
     /// The mode of a new handle. `file` is what the kernel may read in place of asking, if it may. Counted until
-    /// [`Modes::close`].
+    /// [`Modes::close`]. `None` when it goes with none of the handles that are open: then the node must be another one.
     pub async fn open(
         &self,
         backer: &Backer,
         notifier: Option<&Notifier>,
         content: &Arc<Content>,
         file: Option<&File>,
-    ) -> OpenMode {
+    ) -> Option<OpenMode> {
         let mut state = self.0.lock().await;
         if state.passing > 0 {
-            let is_same = state
-                .content
-                .upgrade()
-                .is_some_and(|open| Arc::ptr_eq(&open, content));
+            let open = state.content.upgrade();
+            let is_same = open.is_some_and(|open| Arc::ptr_eq(&open, content));
+            // Whoever writes must not do it by passthrough, not even in name: a shared mapping would write to the lent file.
             if file.is_none() || !is_same {
-                return OpenMode::Direct;
+                return None;
             }
             state.passing += 1;
-            return OpenMode::Passthrough(state.id);
+            return Some(OpenMode::Passthrough(state.id));
         }
         if let (0, Some(file), Some(notifier)) = (state.cached, file, notifier)
             && let Some(id) = backer.open(notifier, file).await
         {
             (state.passing, state.id, state.content) = (1, id, Arc::downgrade(content));
-            return OpenMode::Passthrough(id);
+            return Some(OpenMode::Passthrough(id));
         }
         state.cached += 1;
-        OpenMode::Cached
+        Some(OpenMode::Cached)
+    }
+
+    /// Whether the kernel reads the node by itself for anybody.
+    pub async fn is_passing(&self) -> bool {
+        self.0.lock().await.passing > 0
     }
 
     /// The kernel has released a handle.
     pub async fn close(&self, backer: &Backer, notifier: Option<&Notifier>, mode: OpenMode) {
         let mut state = self.0.lock().await;
         match mode {
-            OpenMode::Direct => {}
             OpenMode::Cached => state.cached -= 1,
             OpenMode::Passthrough(id) => {
                 state.passing -= 1;

@@ -209,7 +209,7 @@ impl Storage {
 
     /// The files of one version, if the storage node is on this host and lends them.
     pub async fn lend(&self, path: &str, version: &Version) -> Result<Option<Lent>> {
-        if version.size == 0 {
+        if version.size == 0 || !self.engine.takes_files() {
             return Ok(None);
         }
         let only_this = Precondition {

@@ -25,8 +25,6 @@ pub mod capability {
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
     pub const MAX_PAGES: u64 = 1 << 22;
     pub const INIT_EXT: u64 = 1 << 30;
-    /// Shared mappings of files that are opened with FOPEN_DIRECT_IO.
-    pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
     pub const PASSTHROUGH: u64 = 1 << 37;
     pub const HAS_RESEND: u64 = 1 << 39;
 }
@@ -34,7 +32,6 @@ pub mod capability {
 /// Bits of `fuse_attr_out`, `fuse_setattr_in` and others.
 pub mod flag {
     /// Of `fuse_open_out.open_flags`.
-    pub const FOPEN_DIRECT_IO: u32 = 1 << 0;
     pub const FOPEN_PASSTHROUGH: u32 = 1 << 7;
     pub const FATTR_MODE: u32 = 1 << 0;
     pub const FATTR_UID: u32 = 1 << 1;

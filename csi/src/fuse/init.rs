@@ -54,7 +54,6 @@ impl Negotiated {
             | capability::PARALLEL_DIROPS
             | capability::MAX_PAGES
             | capability::INIT_EXT
-            | capability::DIRECT_IO_ALLOW_MMAP
             | capability::PASSTHROUGH
             | capability::HAS_RESEND;
         let mut offered = u64::from(offer.flags);

@@ -47,14 +47,12 @@ pub struct Opened {
     pub mode: OpenMode,
 }
 
-/// How the bytes of an opened file are read and written. The kernel refuses (EIO) to have one file open in both of the
-/// modes `Cached` and `Passthrough`, or in `Passthrough` with two numbers.
+/// How the bytes of an opened file are read and written. The kernel refuses (EIO) to have one file open in both modes, or
+/// by passthrough from two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
     /// Through the kernel's cache of this file system.
     Cached,
-    /// Each read and write is a request. Goes with either of the others.
-    Direct,
     /// By the kernel, from the file that was registered under this number ([`super::backing`]).
     Passthrough(i32),
 }
@@ -116,7 +114,6 @@ fn entry_out(entry: &Entry) -> EntryOut {
 fn open_out(opened: Opened) -> OpenOut {
     let (open_flags, backing_id) = match opened.mode {
         OpenMode::Cached => (0, 0),
-        OpenMode::Direct => (abi::flag::FOPEN_DIRECT_IO, 0),
         OpenMode::Passthrough(id) => (abi::flag::FOPEN_PASSTHROUGH, id),
     };
     OpenOut {

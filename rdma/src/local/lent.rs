@@ -207,21 +207,28 @@ impl Lent {
             })
             .boxed();
         }
-        let step = move |lent: &Self, at: u64| {
-            (at < length).then(|| (tokio::spawn(lent.clone().piece(at, PIECE)), at))
-        };
-        stream::unfold((step(&lent, 0), lent), move |(reading, lent)| async move {
-            let (reading, at) = reading?;
+        // Nothing is read before somebody asks: many want the files alone.
+        let start = (None, 0, lent);
+        stream::unfold(start, move |(reading, at, lent)| async move {
+            if at >= length {
+                return None;
+            }
+            let reading = reading.unwrap_or_else(|| lent.begin(at));
             match reading.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 Ok(bytes) => {
+                    let next = at + bytes.len() as u64;
                     // Reading ahead begins while the consumer looks at this piece.
-                    let next = step(&lent, at + bytes.len() as u64);
-                    Some((Ok(bytes), (next, lent)))
+                    let ahead = (next < length).then(|| lent.begin(next));
+                    Some((Ok(bytes), (ahead, next, lent)))
                 }
-                Err(error) => Some((Err(error), (None, lent))),
+                Err(error) => Some((Err(error), (None, length, lent))),
             }
         })
         .boxed()
+    }
+
+    fn begin(&self, at: u64) -> tokio::task::JoinHandle<io::Result<Bytes>> {
+        tokio::spawn(self.clone().piece(at, PIECE))
     }
 
     /// Up to `length` bytes from `offset` on, read on a thread that may block.
