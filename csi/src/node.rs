@@ -59,6 +59,10 @@ pub struct Args {
     /// The agent's state folder, which is made and given to it.
     #[arg(long, default_value = "/var/lib/penstock", value_name = "DIR")]
     pub agent_state_dir: PathBuf,
+    /// Folder of this host for sockets of storage nodes, which is made and given to the agent's user; storage nodes run as
+    /// the same one.
+    #[arg(long, value_name = "DIR")]
+    pub local_sockets: Option<PathBuf>,
     /// Socket on which the agent may ask for kernel passthrough of files that storage nodes on this host lent.
     #[arg(long, value_name = "PATH")]
     pub passthrough_socket: Option<PathBuf>,
@@ -110,6 +114,13 @@ pub async fn run(
         uid: args.agent_uid,
         source,
     })?;
+    if let Some(folder) = &args.local_sockets {
+        give(folder, args.agent_uid).map_err(|source| NodeError::State {
+            path: folder.clone(),
+            uid: args.agent_uid,
+            source,
+        })?;
+    }
     if let Some(path) = &args.passthrough_socket {
         let serving = passthrough::serve(path, args.agent_uid).map_err(|source| NodeError::Passthrough {
             path: path.clone(),
