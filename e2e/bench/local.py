@@ -82,9 +82,9 @@ def mount_read(name):
     with peers.folder() as path, penstock(path) as server:
         server.s3.create_bucket(Bucket="ours")
         block = os.urandom(1 << 20)
-        raw = path / "raw"
-        raw.write_bytes(block * (mount.SIZE >> 20))
-        server.s3.put_object(Bucket="ours", Key="file", Body=raw.read_bytes())
+        server.s3.put_object(Bucket="ours", Key="file", Body=block * (mount.SIZE >> 20))
+        # The same pages of the same file, without a file system of ours before them.
+        (raw,) = (path / "penstock/data").glob("*/*")
         environment = {**os.environ, "AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET,
                        "RUST_LOG": "warn"}
         command = [peers.ROOT / "target/release/penstock-csi", "mount", "ours", path / "mnt", "--endpoint", server.url,
