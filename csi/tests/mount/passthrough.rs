@@ -1,6 +1,6 @@
 //! Mounts of a storage node on this host: nothing over the network, and the kernel reads by itself what was lent whole.
 
-use crate::{Mounted, Store};
+use crate::{Mounted, Store, model};
 use penstock_csi::passthrough::{self, Passthrough};
 use penstock_rdma::{Client, Credentials, Options, Policy};
 use penstock_service::CancellationToken;
@@ -28,39 +28,45 @@ struct Local {
     view: Option<PathBuf>,
 }
 
+/// The engine over the socket of a store, which is served until the token fires.
+fn over_socket(store: &Store) -> (Arc<Remote>, CancellationToken) {
+    let socket = store.folder.path().join("store.sock");
+    let stop = CancellationToken::new();
+    let remote = store.runtime.block_on(async {
+        let metrics = Metrics::register(&mut penstock_service::Admin::default().metrics);
+        let root = Credentials::new("key", "secret");
+        let service = Service::new(
+            store.engine.clone(),
+            root.clone(),
+            "us-east-1".into(),
+            metrics.clone(),
+        );
+        let options = SocketOptions {
+            path: socket.clone(),
+            mode: 0o600,
+            uids: Vec::new(),
+            gids: Vec::new(),
+            max_connections: 64,
+        };
+        let ledger = Ledger::new(Limits::default(), metrics.clone());
+        let server = LocalServer::bind(options, service, ledger, metrics).unwrap();
+        tokio::spawn(server.run(stop.clone()));
+        let options = Options {
+            local_socket: Some(socket),
+            policy: Policy::Require,
+            ..Options::default()
+        };
+        // Nobody listens on this port: what is not local fails.
+        Remote::new(Client::new("http://127.0.0.1:9".parse().unwrap(), root, options).unwrap())
+    });
+    (Arc::new(remote), stop)
+}
+
 impl Local {
     fn new(passthrough: Passthrough) -> Self {
         let store = Store::new();
-        let socket = store.folder.path().join("store.sock");
-        let stop = CancellationToken::new();
-        let remote = store.runtime.block_on(async {
-            let metrics = Metrics::register(&mut penstock_service::Admin::default().metrics);
-            let root = Credentials::new("key", "secret");
-            let service = Service::new(
-                store.engine.clone(),
-                root.clone(),
-                "us-east-1".into(),
-                metrics.clone(),
-            );
-            let options = SocketOptions {
-                path: socket.clone(),
-                mode: 0o600,
-                uids: Vec::new(),
-                gids: Vec::new(),
-                max_connections: 64,
-            };
-            let ledger = Ledger::new(Limits::default(), metrics.clone());
-            let server = LocalServer::bind(options, service, ledger, metrics).unwrap();
-            tokio::spawn(server.run(stop.clone()));
-            let options = Options {
-                local_socket: Some(socket),
-                policy: Policy::Require,
-                ..Options::default()
-            };
-            // Nobody listens on this port: what is not local fails.
-            Remote::new(Client::new("http://127.0.0.1:9".parse().unwrap(), root, options).unwrap())
-        });
-        let mounted = store.mount_passing("mnt", Arc::new(remote), passthrough);
+        let (remote, stop) = over_socket(&store);
+        let mounted = store.mount_passing("mnt", remote, passthrough);
         Self {
             mounted,
             store,
@@ -338,4 +344,12 @@ fn an_object_of_several_files_is_read_through_the_daemon() {
     });
     let got = fs::read(local.mounted.at("parts")).unwrap();
     assert!(got == part.repeat(3) && local.reads() > 0);
+}
+
+#[test]
+fn a_bucket_whose_files_the_kernel_reads_behaves_as_a_folder() {
+    let store = Store::new();
+    let (remote, stop) = over_socket(&store);
+    model::behaves(|name| store.mount_passing(name, remote.clone(), Passthrough::Here));
+    stop.cancel();
 }

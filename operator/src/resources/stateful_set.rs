@@ -230,11 +230,17 @@ mod tests {
     fn clients_on_the_same_node_are_served_only_when_asked_for() {
         let storage = json!({"volumeClaimTemplate": {"size": "1Gi"}});
         let plain = made(json!({"storage": storage})).to_string();
-        assert!(!plain.contains("hostPath") && !plain.contains("--local"), "{plain}");
+        assert!(
+            !plain.contains("hostPath") && !plain.contains("--local"),
+            "{plain}"
+        );
         let set = made(json!({"storage": storage, "localPath": "/var/lib/penstock-sockets"}));
         let pod = &set["spec"]["template"]["spec"];
         let args = pod["containers"][0]["args"].to_string();
-        assert!(args.contains("--local-sockets=/run/penstock-sockets") && args.contains("--local-allow-uid=65532"));
+        assert!(
+            args.contains("--local-sockets=/run/penstock-sockets")
+                && args.contains("--local-allow-uid=65532")
+        );
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
         let view = mounts.iter().find(|mount| mount["mountPath"] == VIEW).unwrap();
         assert_eq!((&view["name"], &view["readOnly"]), (&json!("data"), &json!(true)));

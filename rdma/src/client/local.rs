@@ -109,8 +109,17 @@ impl Client {
         Ok(Local::NotSent(message))
     }
 
+    /// Without a socket what must be local fails, so the storage node is asked who it is, which tells where its socket is.
+    async fn look_for_socket(&self) {
+        if self.inner.options.policy == Policy::Require && self.inner.local.is_some() && !self.has_socket() {
+            // Whatever it answers, its name is in it; that it cannot be reached shows in what follows.
+            let _learned_or_not = self.send(&Request::service(Method::GET)).await;
+        }
+    }
+
     /// Asks for descriptors in place of bytes, where the policy allows that or asks for it.
-    pub(super) fn borrowing(&self, mut request: Request) -> Result<Request> {
+    pub(super) async fn borrowing(&self, mut request: Request) -> Result<Request> {
+        self.look_for_socket().await;
         match self.inner.options.policy {
             Policy::Off => Ok(request),
             Policy::Prefer if !self.has_socket() => Ok(request),
@@ -224,6 +233,7 @@ impl Client {
         let begun = Instant::now();
         let length = range.end.saturating_sub(range.start);
         let file = Arc::new(file);
+        self.look_for_socket().await;
         if self.has_socket() {
             let request = Request::new(Method::PUT, bucket, Some(key))
                 .object_headers(headers)?
@@ -262,6 +272,7 @@ impl Client {
 
     /// Sends a PUT whose body is `bytes`, in a sealed memory file where there is a socket, and says which way they went.
     pub(super) async fn send_bytes(&self, request: Request, bytes: Bytes) -> Result<(Response<()>, Via)> {
+        self.look_for_socket().await;
         let required = self.inner.options.policy == Policy::Require;
         if required && !self.has_socket() {
             return Err(self.no_fast_path("no socket of it is known on this host"));

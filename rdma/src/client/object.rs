@@ -53,7 +53,7 @@ impl Client {
         range: Option<Range>,
         condition: &Condition,
     ) -> Result<Download> {
-        let request = self.borrowing(get(bucket, key, range, condition)?)?;
+        let request = self.borrowing(get(bucket, key, range, condition)?).await?;
         let response = self.send(&request).await?;
         if let Some(download) = self.borrowed(&response)? {
             return Ok(download);

@@ -702,13 +702,12 @@ async fn a_file_that_changes_while_it_is_stored_harms_nobody_but_its_sender() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sealed_body_with_another_checksum_is_not_stored() {
+async fn a_condition_holds_for_what_is_handed_over_too() {
     let host = Host::start().await;
     let file = memfd(b"bytes");
     rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW).unwrap();
     let client = host.local();
     let headers = plain();
-    // The client of the library announces what is right, so the wrong one is announced by the condition: it must not be there.
     let first = client
         .put_file(
             "bucket",
@@ -898,6 +897,13 @@ async fn a_client_finds_the_socket_of_the_node_it_talks_to() {
         Via::Shm
     );
 
+    let strict = node.client(options(Policy::Require));
+    assert_eq!(
+        strict.get("bucket", "k", None, &always()).await.unwrap().via,
+        Via::Shm,
+        "it asks who the node is before it gives up"
+    );
+
     let elsewhere = tempfile::tempdir().unwrap();
     let other = node.client(Options {
         local_sockets: Some(elsewhere.path().to_owned()),
@@ -909,7 +915,6 @@ async fn a_client_finds_the_socket_of_the_node_it_talks_to() {
         Via::Http,
         "not on this host"
     );
-    // A name that is no identity leads nowhere.
     let remote = Remote::new(node.client(options(Policy::Prefer)));
     assert!(
         bytes(
