@@ -72,6 +72,13 @@ pub struct StorageClusterSpec {
     #[serde(default)]
     pub storage_class: StorageClass,
 
+    /// The path to clients on the same Kubernetes node: the folder of the node in which the storage node makes its socket, as
+    /// the chart's `csi.node.localSockets.dir`. Pods of this storage node then mount a hostPath, which no Pod Security level
+    /// below *privileged* allows in their namespace. Default: none; clients on the same node go over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 80), pattern("^/[^.].*$"))]
+    pub local_path: Option<String>,
+
     /// What deleting the StorageCluster does to its data, keys and certificates.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

@@ -6,7 +6,7 @@
 use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy, fabric::Device};
 use penstock_store::remote::Remote;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
 const ACCESS_KEY_ID: &str = "accessKeyId";
 const SECRET_ACCESS_KEY: &str = "secretAccessKey";
@@ -27,6 +27,17 @@ pub enum AccessError {
     /// The endpoint is none.
     #[error("the endpoint in the secrets cannot be used")]
     Endpoint(#[source] penstock_rdma::Error),
+}
+
+/// Where this host has sockets of storage nodes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Host {
+    /// Folder of this host with the sockets of its storage nodes (penstock-store serve --local-sockets).
+    #[arg(long, env = "PENSTOCK_LOCAL_SOCKETS", value_name = "DIR")]
+    pub local_sockets: Option<PathBuf>,
+    /// The socket of the one storage node that is used (penstock-store serve --local-socket).
+    #[arg(long, env = "PENSTOCK_LOCAL_SOCKET", value_name = "PATH")]
+    pub local_socket: Option<PathBuf>,
 }
 
 /// How a storage node is reached.
@@ -86,23 +97,35 @@ impl Access {
     /// # Errors
     /// When the endpoint or the CA certificate cannot be used.
     pub fn engine(&self) -> Result<Remote, penstock_rdma::Error> {
-        self.engine_by(Policy::Off, None)
+        self.engine_by(Policy::Off, None, &Host::default())
     }
 
-    /// As [`Self::engine`]; bytes of objects travel by RDMA as far as `policy` and `device` let them.
+    /// As [`Access::engine`], by the path of this host where the storage node is on it.
     ///
     /// # Errors
-    /// As [`Self::engine`].
+    /// As [`Access::engine`].
+    pub fn engine_on(&self, host: &Host) -> Result<Remote, penstock_rdma::Error> {
+        self.engine_by(Policy::Prefer, None, host)
+    }
+
+    /// As [`Access::engine`]; bytes of objects travel by the path of this host or by RDMA as far as `policy`, `host` and
+    /// `device` let them.
+    ///
+    /// # Errors
+    /// As [`Access::engine`].
     pub fn engine_by(
         &self,
         policy: Policy,
         device: Option<Arc<dyn Device>>,
+        host: &Host,
     ) -> Result<Remote, penstock_rdma::Error> {
         let options = Options {
             policy,
             device,
             region: self.region.clone(),
             ca_pem: self.ca_pem.clone().map(String::into_bytes),
+            local_socket: host.local_socket.clone(),
+            local_sockets: host.local_sockets.clone(),
             ..Options::default()
         };
         let credentials = Credentials::new(&self.access_key_id, &self.secret_access_key);

@@ -1,10 +1,12 @@
 //! The role `agent`: serves the FUSE sessions that `node` hands over. It has no privileges and no access to the API server.
 
 use crate::{
+    access::Host,
     fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
+    passthrough::{self, Passthrough},
     transport::{Transport, TransportArgs},
 };
 use penstock_rdma::{Policy, Via};
@@ -40,6 +42,12 @@ pub struct Args {
     pub state_dir: PathBuf,
     #[command(flatten)]
     pub transport: TransportArgs,
+    /// Folder of this host with the sockets of its storage nodes; volumes of those are read and written without a network.
+    #[arg(long, env = "PENSTOCK_LOCAL_SOCKETS", value_name = "DIR")]
+    pub local_sockets: Option<PathBuf>,
+    /// Socket of `node`, which lets the kernel read files by itself that a storage node on this host lent.
+    #[arg(long, value_name = "PATH")]
+    pub passthrough_socket: Option<PathBuf>,
 }
 
 /// Why the agent could not start.
@@ -74,12 +82,20 @@ pub async fn run(
     let metrics = Metrics::register(&mut admin.metrics);
     let listening = admin.readiness.flag("socket");
     admin.serve(service, shutdown.clone()).await?;
+    let host = Host {
+        local_sockets: args.local_sockets,
+        local_socket: None,
+    };
     let agent = Agent {
         staging: prepare(&args.state_dir, &metrics).await?,
         metrics,
-        transport: Transport::find(&args.transport),
+        transport: Transport::find(&args.transport, host),
         served: Arc::default(),
+        passthrough: args
+            .passthrough_socket
+            .map_or(Passthrough::Off, Passthrough::ByNode),
     };
+    passthrough::raise_open_files();
     let listener = listen(&args.socket)?;
     listening.pass();
     tracing::info!(socket = %args.socket.display(), "waiting for mounts");
@@ -138,6 +154,7 @@ struct Agent {
     metrics: Metrics,
     transport: Transport,
     served: Arc<Mutex<HashMap<PathBuf, Served>>>,
+    passthrough: Passthrough,
 }
 
 struct Served {
@@ -207,6 +224,7 @@ impl Agent {
         let complaint = self.complaint(&engine, mount.rdma).await?;
         let storage = Storage::new(engine, &mount.bucket, &mount.prefix, DEADLINE);
         let volume = Volume::new(storage, self.staging.clone(), mount.look, self.metrics.clone());
+        let volume = volume.passing(self.passthrough.clone());
         let volume = Arc::new(volume);
         let session = Session::start(device, volume.clone())
             .await

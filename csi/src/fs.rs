@@ -15,6 +15,7 @@ mod claims;
 mod content;
 mod failure;
 mod listing;
+mod modes;
 mod nodes;
 mod reader;
 mod staging;
@@ -26,16 +27,19 @@ pub use storage::Storage;
 
 use crate::{
     fuse::{
-        Answer, Attributes, DirectoryPage, Entry, Errno, Filesystem, Notifier, Opened, Operation, Request,
-        SetAttributes, Statfs,
+        Answer, Attributes, DirectoryPage, Entry, Errno, Filesystem, Notifier, OpenMode, Opened, Operation,
+        Request, SetAttributes, Statfs,
     },
     metrics::Metrics,
+    passthrough::Passthrough,
 };
 use claims::{Claim, Claims};
 use content::{Content, Place, Source};
 use futures::{StreamExt, stream};
 use listing::Listing;
+use modes::Backer;
 use nodes::{Kind, Node, Nodes};
+use penstock_store::engine::Lent;
 use reader::Reader;
 use rustix::fs::OFlags;
 use std::{
@@ -86,19 +90,34 @@ pub struct Volume {
     folders: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<Listing>>>>,
     next_handle: AtomicU64,
     notifier: OnceLock<Notifier>,
+    backer: Backer,
     mounted: SystemTime,
 }
 
 struct FileHandle {
+    /// By whose number the kernel opened it; the path is that of its content.
+    node: Arc<Node>,
     content: Arc<Content>,
     append: bool,
     writable: bool,
     reader: Reader,
+    mode: OpenMode,
 }
 
 enum Found {
     File(Version),
     Folder,
+}
+
+async fn read_lent(lent: &Lent, offset: u64, size: u64) -> Result<Vec<bytes::Bytes>, Failure> {
+    let length = size.min(lent.len().saturating_sub(offset));
+    let mut piece = bytes::BytesMut::zeroed(usize::try_from(length).unwrap_or(0));
+    let got = lent
+        .read_into(&mut piece, offset)
+        .await
+        .map_err(Failure::Broken)?;
+    piece.truncate(got);
+    Ok(vec![piece.freeze()])
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,8 +138,16 @@ impl Volume {
             folders: Mutex::default(),
             next_handle: AtomicU64::new(1),
             notifier: OnceLock::new(),
+            backer: Backer::default(),
             mounted: SystemTime::now(),
         }
+    }
+
+    /// Lets the kernel read files by itself that the storage node lent.
+    #[must_use]
+    pub fn passing(mut self, by: Passthrough) -> Self {
+        self.backer = Backer::new(by);
+        self
     }
 
     /// Uploads whatever open files hold that no object holds. What cannot be uploaded within the limit is put aside.
@@ -349,6 +376,7 @@ impl Volume {
         let handle = change.handle.and_then(|id| self.file(id).ok());
         let content = match &handle {
             Some(handle) => Arc::clone(&handle.content),
+            None if node.modes.is_passing().await => return Err(self.leave_to_readers(&node)),
             None => self.current(&node).await?,
         };
         content
@@ -426,16 +454,44 @@ impl Volume {
         }
     }
 
-    fn opened(&self, content: Arc<Content>, flags: OFlags) -> Opened {
+    async fn opened(
+        &self,
+        node: &Arc<Node>,
+        path: &str,
+        content: Arc<Content>,
+        flags: OFlags,
+    ) -> Result<Opened, Errno> {
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let only_reads = !flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
+        let lent = match only_reads && self.backer.is_usable() {
+            true => content.lent(&self.storage, path).await,
+            false => None,
+        };
+        let file = lent.as_ref().and_then(Lent::as_file);
+        let mode = node
+            .modes
+            .open(&self.backer, self.notifier.get(), &content, file)
+            .await;
+        let Some(mode) = mode else {
+            return Err(self.leave_to_readers(node));
+        };
         let file = FileHandle {
+            node: Arc::clone(node),
             content,
             append: flags.contains(OFlags::APPEND),
             writable: flags.intersects(OFlags::WRONLY | OFlags::RDWR),
             reader: Reader::default(),
+            mode,
         };
         locked(&self.files).insert(handle, Arc::new(file));
-        Opened { handle }
+        Ok(Opened { handle, mode })
+    }
+
+    /// Whoever reads a file by passthrough keeps its version under the number that it has; its name gets another one, which the
+    /// kernel finds when it looks again (open(2) and truncate(2) do by themselves).
+    fn leave_to_readers(&self, node: &Node) -> Errno {
+        self.nodes.detach(node);
+        Errno::STALE
     }
 
     async fn open(&self, node: u64, flags: u32) -> Result<Opened, Errno> {
@@ -446,12 +502,16 @@ impl Volume {
     }
 
     async fn open_claimed(&self, node: &Arc<Node>, path: &str, flags: OFlags) -> Result<Opened, Errno> {
+        // Before it is emptied.
+        if flags.contains(OFlags::TRUNC) && node.modes.is_passing().await {
+            return Err(self.leave_to_readers(node));
+        }
         let content = self.current(node).await?;
         if flags.contains(OFlags::TRUNC) {
             let emptied = content.empty(&self.source(path)).await;
             emptied.map_err(|failure| failure.report("truncate", path))?;
         }
-        Ok(self.opened(content, flags))
+        self.opened(node, path, content, flags).await
     }
 
     async fn create(&self, parent: u64, name: &str, flags: u32) -> Reply {
@@ -459,12 +519,19 @@ impl Volume {
         let (_claim, path) = self.claim_child(parent, name).await?;
         match self.storage.put_empty(&path, true).await {
             Ok(version) => {
+                // It was there before, was removed elsewhere, and is read here still.
+                if let Some(before) = self.nodes.at(&path)
+                    && before.modes.is_passing().await
+                {
+                    self.nodes.detach(&before);
+                }
                 let node = self.nodes.look_up(&path, Kind::File);
                 node.tell(&version);
                 let content = Content::new(Arc::clone(&node), version);
                 node.set_open_content(&content);
                 let entry = self.entry(&node, self.content_attributes(&node, &content));
-                Ok(Answer::Created(entry, self.opened(content, wanted)))
+                let opened = self.opened(&node, &path, content, wanted).await?;
+                Ok(Answer::Created(entry, opened))
             }
             // Somebody else was faster.
             Err(failure) if failure.is_precondition() && !wanted.contains(OFlags::EXCL) => {
@@ -508,6 +575,9 @@ impl Volume {
             }
             let (version, path) = (handle.content.version(), handle.content.node().path());
             let storage = &self.storage;
+            if let Some(lent) = handle.content.lent(storage, &path).await {
+                break read_lent(&lent, offset, size).await;
+            }
             let outcome = handle.reader.read(storage, &path, &version, offset, size).await;
             // Renamed, replaced or removed here meanwhile: the bytes are under the new name now, or on this node's disk.
             let has_moved = || handle.content.node().path() != path || handle.content.staged().is_some();
@@ -572,6 +642,11 @@ impl Volume {
 
     async fn release(&self, handle: u64) -> Reply {
         let handle = locked(&self.files).remove(&handle).ok_or(Errno::BADF)?;
+        handle
+            .node
+            .modes
+            .close(&self.backer, self.notifier.get(), handle.mode)
+            .await;
         let is_last = || {
             let files = locked(&self.files);
             !files
@@ -596,7 +671,10 @@ impl Volume {
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let listing = Arc::new(tokio::sync::Mutex::new(Listing::new(node.prefix())));
         locked(&self.folders).insert(handle, listing);
-        Ok(Answer::Opened(Opened { handle }))
+        Ok(Answer::Opened(Opened {
+            handle,
+            mode: OpenMode::Cached,
+        }))
     }
 
     async fn readdir(&self, node: u64, handle: u64, offset: u64, size: u32, plus: bool) -> Reply {

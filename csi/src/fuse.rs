@@ -10,6 +10,7 @@
 //! its answer comes out as a value, so that what was done can be recorded.
 
 mod abi;
+pub mod backing;
 mod init;
 mod reply;
 mod request;
@@ -17,7 +18,7 @@ mod session;
 
 pub use abi::{Attributes, ROOT, Statfs};
 pub use init::{InitError, MAX_WRITE, Negotiated};
-pub use reply::{Answer, DirectoryPage, Entry, Opened};
+pub use reply::{Answer, DirectoryPage, Entry, OpenMode, Opened};
 pub(crate) use request::since_epoch;
 pub use request::{Caller, Operation, Request, SetAttributes};
 pub use session::{Filesystem, Notifier, Session, SessionError};

@@ -197,23 +197,24 @@ pub fn be_patient(stream: &UnixStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))
 }
 
-/// Sends a message, with a descriptor if there is one.
+/// Sends a message, and up to two descriptors.
 ///
 /// # Errors
 /// When the other end is gone or slow.
 pub fn send(
     stream: &mut UnixStream,
     message: &impl Serialize,
-    descriptor: Option<OwnedFd>,
+    descriptors: impl IntoIterator<Item = OwnedFd>,
 ) -> io::Result<()> {
+    let descriptors: Vec<OwnedFd> = descriptors.into_iter().collect();
     let body = serde_json::to_vec(message).map_err(io::Error::other)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= LONGEST);
     let length = length
         .ok_or_else(|| io::Error::other("the message is too long"))?
         .to_le_bytes();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("a descriptor does not fit"));
     }
@@ -232,8 +233,17 @@ pub fn send(
 /// # Errors
 /// When the other end is gone or slow, or what came is no message.
 pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Option<OwnedFd>)> {
+    let (message, mut descriptors) = receive_all(stream)?;
+    Ok((message, descriptors.pop()))
+}
+
+/// As [`receive`], with all descriptors that came along.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_all<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut length = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::net::recvmsg(
         &*stream,
@@ -241,10 +251,12 @@ pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, O
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let descriptor = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            descriptors.extend(came);
+        }
+    }
     if got.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -258,7 +270,7 @@ pub fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, O
     // The parser's own words could quote a key.
     let message =
         serde_json::from_slice(&body).map_err(|_| io::Error::other("the message cannot be understood"))?;
-    Ok((message, descriptor))
+    Ok((message, descriptors))
 }
 
 /// Where the socket of an agent is by default.

@@ -24,6 +24,7 @@ pub mod identity;
 pub mod metrics;
 pub mod mount;
 pub mod node;
+pub mod passthrough;
 pub mod proto;
 pub mod registration;
 pub mod transport;

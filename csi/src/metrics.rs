@@ -133,6 +133,14 @@ impl Metrics {
         self.mounted.set(i64::try_from(volumes).unwrap_or(i64::MAX));
     }
 
+    /// Operations of a kind that went well.
+    pub fn done(&self, operation: &'static str) -> u64 {
+        let outcome = "ok".to_owned();
+        self.operations
+            .get_or_create(&OperationLabels { operation, outcome })
+            .get()
+    }
+
     /// Bytes staged now.
     pub fn staged_total(&self) -> i64 {
         self.staged.get()

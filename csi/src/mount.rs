@@ -1,11 +1,12 @@
 //! The role `mount`: one bucket on one machine, without Kubernetes. Needs root, or rights on `/dev/fuse` and mount(2).
 
 use crate::{
-    access::{Access, AccessError},
+    access::{Access, AccessError, Host},
     fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
+    passthrough::{self, Passthrough},
     transport::{Transport, TransportArgs},
 };
 use penstock_rdma::Policy;
@@ -55,6 +56,12 @@ pub struct Args {
     pub rdma: Policy,
     #[command(flatten)]
     pub transport: TransportArgs,
+    /// A storage node on this host is read and written without a network.
+    #[command(flatten)]
+    pub host: Host,
+    /// Answer every read of files that the storage node lent, in place of letting the kernel read them by itself.
+    #[arg(long)]
+    pub no_passthrough: bool,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -116,7 +123,7 @@ pub async fn run(
     let metrics = Metrics::register(&mut admin.metrics);
     let mounted = admin.readiness.flag("mount");
     admin.serve(service, shutdown.clone()).await?;
-    let transport = Transport::find(&args.transport);
+    let transport = Transport::find(&args.transport, args.host.clone());
     let engine = transport.engine(&access(&args)?, args.rdma)?;
     let engine = Arc::new(engine.told_to(metrics.traffic(&args.bucket)));
     let (bucket, prefix) = args.bucket.split_once('/').unwrap_or((&args.bucket, ""));
@@ -132,7 +139,12 @@ pub async fn run(
         file_mode: args.file_mode,
         dir_mode: args.dir_mode,
     };
-    let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()));
+    let passthrough = match args.no_passthrough {
+        true => Passthrough::Off,
+        false => Passthrough::Here,
+    };
+    passthrough::raise_open_files();
+    let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()).passing(passthrough));
     let path = mounts::folder(&args.path).await?;
     let device = mounts::mount_fuse(&path, &format!("penstock:{}", args.bucket)).await?;
     let session = match Session::start(device, volume.clone()).await {

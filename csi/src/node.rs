@@ -14,6 +14,7 @@ use crate::{
     guard::InFlight,
     handover::{self, Agent, Call, CallError, Mount, Reply},
     identity::{DRIVER, Identity},
+    passthrough,
     proto::csi::{
         self, NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
         NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeStatsRequest,
@@ -59,6 +60,13 @@ pub struct Args {
     /// The agent's state folder, which is made and given to it.
     #[arg(long, default_value = "/var/lib/penstock", value_name = "DIR")]
     pub agent_state_dir: PathBuf,
+    /// Folder of this host for sockets of storage nodes, which is made and given to the agent's user; storage nodes run as
+    /// the same one.
+    #[arg(long, value_name = "DIR")]
+    pub local_sockets: Option<PathBuf>,
+    /// Socket on which the agent may ask for kernel passthrough of files that storage nodes on this host lent.
+    #[arg(long, value_name = "PATH")]
+    pub passthrough_socket: Option<PathBuf>,
     /// Do not register with a kubelet (for tests of the CSI service by itself).
     #[arg(long)]
     pub no_registration: bool,
@@ -73,6 +81,14 @@ pub enum NodeError {
     /// The admin endpoint.
     #[error(transparent)]
     Admin(#[from] penstock_service::admin::BindError),
+    /// The socket for passthrough.
+    #[error("cannot listen on {}; its folder must exist and be writable", .path.display())]
+    Passthrough {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The agent's folder.
     #[error("cannot give {} to the agent (user {uid})", .path.display())]
     State {
@@ -99,6 +115,20 @@ pub async fn run(
         uid: args.agent_uid,
         source,
     })?;
+    if let Some(folder) = &args.local_sockets {
+        give(folder, args.agent_uid).map_err(|source| NodeError::State {
+            path: folder.clone(),
+            uid: args.agent_uid,
+            source,
+        })?;
+    }
+    if let Some(path) = &args.passthrough_socket {
+        let serving = passthrough::serve(path, args.agent_uid).map_err(|source| NodeError::Passthrough {
+            path: path.clone(),
+            source,
+        })?;
+        tokio::spawn(serving);
+    }
     let agent = Agent {
         socket: args.agent_socket,
         uid: args.agent_uid,

@@ -1,6 +1,6 @@
 //! Which ways bytes can take from this machine.
 
-use crate::access::Access;
+use crate::access::{Access, Host};
 use penstock_rdma::{
     Policy,
     fabric::{Device, Unavailable},
@@ -24,11 +24,12 @@ pub struct TransportArgs {
 #[derive(Clone)]
 pub struct Transport {
     device: Result<Arc<dyn Device>, Unavailable>,
+    host: Host,
 }
 
 impl Transport {
     /// Looks for an RDMA device, and says in one log line what it found. Must be called inside a Tokio runtime.
-    pub fn find(args: &TransportArgs) -> Self {
+    pub fn find(args: &TransportArgs, host: Host) -> Self {
         let options = verbs::Options {
             choice: verbs::Choice {
                 device: args.rdma_device.clone(),
@@ -51,7 +52,7 @@ impl Transport {
             }
             Err(why) => tracing::info!(reason = why.reason(), "bytes travel by HTTP: {why}"),
         }
-        Self { device }
+        Self { device, host }
     }
 
     /// The engine that asks a storage node, by the ways that `policy` allows.
@@ -59,7 +60,7 @@ impl Transport {
     /// # Errors
     /// When its endpoint or the CA certificate cannot be used.
     pub fn engine(&self, access: &Access, policy: Policy) -> Result<Remote, penstock_rdma::Error> {
-        access.engine_by(policy, self.device.as_ref().ok().cloned())
+        access.engine_by(policy, self.device.as_ref().ok().cloned(), &self.host)
     }
 
     /// Why bytes travel by HTTP: what is missing here goes before what the storage node said.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import local
 import mount
 import peers
 import reconcile
@@ -15,7 +16,7 @@ import s3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "target/bench/results.jsonl"
-ROWS = [*s3.ROWS, *mount.ROWS, *reconcile.ROWS]
+ROWS = [*s3.ROWS, *local.ROWS, *mount.ROWS, *reconcile.ROWS]
 
 
 def show(result):
@@ -45,7 +46,8 @@ def main():
         sys.exit(f"no row matches {options.row!r}; the rows are: {', '.join(name for name, _ in ROWS)}")
     print("==> release binaries", flush=True)
     # The whole workspace's features, so that `make images` need not compile the dependencies again.
-    subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi"],
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi",
+                    "--example", "transfer"],
                    cwd=ROOT, check=True)
     peers.install_rclone()
     if any(row in mount.ROWS for row in rows):

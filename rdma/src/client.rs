@@ -3,6 +3,7 @@
 mod body;
 mod bucket;
 mod list;
+mod local;
 mod multipart;
 mod object;
 mod rdma;
@@ -13,7 +14,7 @@ mod upload;
 
 pub use object::Download;
 
-use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Device};
+use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Device, local::Local};
 use body::Outgoing;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -25,7 +26,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -58,6 +59,13 @@ pub struct Options {
     pub rdma_threshold: u64,
     /// Whether bytes that came by RDMA are compared with their checksum, as those over HTTP always are.
     pub verify: bool,
+    /// The socket of the storage node, when it is on this host.
+    pub local_socket: Option<PathBuf>,
+    /// The folder of this host in which storage nodes have their sockets, named after them. The client looks there when it
+    /// has learned which node it talks to.
+    pub local_sockets: Option<PathBuf>,
+    /// Whether whole objects that are read from lent files are compared with their checksum, as those over HTTP always are.
+    pub verify_lent: bool,
 }
 
 impl Default for Options {
@@ -76,6 +84,9 @@ impl Default for Options {
             rdma_sessions: 2,
             rdma_threshold: 16 << 10,
             verify: true,
+            local_socket: None,
+            local_sockets: None,
+            verify_lent: true,
         }
     }
 }
@@ -93,6 +104,8 @@ struct Inner {
     credentials: Credentials,
     options: Options,
     http: Http<HttpsConnector<HttpConnector>, Outgoing>,
+    /// `None` when bytes must travel over HTTP.
+    local: Option<Arc<Local<Outgoing>>>,
 }
 
 impl Client {
@@ -120,6 +133,7 @@ impl Client {
             .build(connector);
         let plain = Self {
             inner: Arc::new(Inner {
+                local: local::of(&options),
                 endpoint,
                 credentials,
                 options,

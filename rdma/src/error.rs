@@ -47,6 +47,9 @@ pub enum Error {
     /// The bytes received do not have the checksum that was sent with them.
     #[error("the bytes received do not match their CRC-64/NVME; they were damaged on the way")]
     Damaged,
+    /// A file that the storage node lent cannot be read.
+    #[error("a file lent by the storage node cannot be read")]
+    Lent(#[source] std::io::Error),
     /// The body that the caller gave ended with an error.
     #[error("the body could not be read; nothing was stored")]
     Body(#[source] std::io::Error),

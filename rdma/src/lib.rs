@@ -14,6 +14,7 @@ mod credentials;
 mod endpoint;
 mod error;
 pub mod fabric;
+pub mod local;
 pub mod protocol;
 mod types;
 pub mod verbs;

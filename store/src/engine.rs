@@ -9,8 +9,11 @@
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
-use std::{collections::BTreeMap, fmt, io, ops::Range, time::SystemTime};
+use futures::{StreamExt, stream, stream::BoxStream};
+pub use penstock_rdma::local::{Extent, Hold, Lent};
+use std::{
+    collections::BTreeMap, fmt, fs::File, io, ops::Range, os::unix::fs::FileExt, sync::Arc, time::SystemTime,
+};
 
 /// Object bytes, in order. An `Err` item ends the stream: what was received until then is not the object.
 pub type Body = BoxStream<'static, std::io::Result<Bytes>>;
@@ -124,6 +127,47 @@ impl io::Read for BodyReader {
         into[..length].copy_from_slice(&self.piece.split_to(length));
         Ok(length)
     }
+}
+
+/// An object whose bytes are lent as files in place of being read.
+pub struct Loan {
+    /// The whole object's facts.
+    pub info: ObjectInfo,
+    /// The byte range that the extents hold.
+    pub range: Range<u64>,
+    /// Read-only, each with an offset of its own. They stay what they are when the object is replaced or deleted.
+    pub files: Vec<File>,
+    /// The bytes, in order; their `file` is a place in `files`.
+    pub extents: Vec<Extent>,
+    /// To be dropped when the borrower is done.
+    pub hold: Hold,
+}
+
+impl Loan {
+    /// The bytes as something to read from.
+    ///
+    /// # Errors
+    /// When a file is shorter than its extents.
+    pub fn into_lent(self) -> std::io::Result<Lent> {
+        Lent::new(self.files, self.extents, self.hold)
+    }
+}
+
+/// Who borrows, and how much of what is deleted it may keep from being freed.
+#[derive(Debug, Clone, Copy)]
+pub struct Borrower {
+    /// A user of this host.
+    pub uid: u32,
+    /// Bytes.
+    pub held_limit: u64,
+}
+
+/// The outcome of [`Engine::lend`].
+pub enum Lending {
+    /// Here it is.
+    Lent(Loan),
+    /// It must be read ([`Engine::get`]); why, as a metric label.
+    Refused(&'static str),
 }
 
 /// Which bytes are asked for (RFC 9110, 14.1.2).
@@ -275,6 +319,32 @@ pub trait Engine: Send + Sync + 'static {
             reader: Box::new(reader),
         })
     }
+    /// As [`Engine::get`], as files that the borrower reads by itself. Engines whose bytes are elsewhere refuse.
+    async fn lend(
+        &self,
+        _object: &ObjectRef,
+        _range: Option<ByteRange>,
+        _precondition: &Precondition,
+        _borrower: Borrower,
+    ) -> Result<Lending> {
+        Ok(Lending::Refused("elsewhere"))
+    }
+    /// Whether files travel as files, both ways: another process on this host has the bytes.
+    fn takes_files(&self) -> bool {
+        false
+    }
+    /// As [`Engine::put`], from a part of a file that does not change meanwhile.
+    async fn put_file(
+        &self,
+        object: &ObjectRef,
+        options: PutOptions,
+        file: File,
+        range: Range<u64>,
+    ) -> Result<ObjectInfo> {
+        let size = Some(range.end.saturating_sub(range.start));
+        self.put(object, PutOptions { size, ..options }, file_body(file, range))
+            .await
+    }
     /// An object's facts.
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo>;
     /// Removes an object; succeeds when there is none.
@@ -309,6 +379,28 @@ pub trait Engine: Send + Sync + 'static {
     async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>>;
     /// The unfinished uploads of a bucket, by key.
     async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>>;
+}
+
+/// A part of a file as a body. It ends with an error where the file is shorter.
+pub fn file_body(file: File, range: Range<u64>) -> Body {
+    const PIECE: u64 = 1 << 20;
+    let file = Arc::new(file);
+    stream::try_unfold(range.start, move |at| {
+        let (file, end) = (Arc::clone(&file), range.end);
+        async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let reading = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; usize::try_from(PIECE.min(end - at)).unwrap_or(0)];
+                file.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
+            });
+            let piece = reading.await.map_err(std::io::Error::other)??;
+            let next = at + piece.len() as u64;
+            Ok(Some((piece, next)))
+        }
+    })
+    .boxed()
 }
 
 /// Why an engine operation failed. The S3 error codes are those of the S3 API, "Error responses".

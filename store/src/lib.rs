@@ -3,12 +3,14 @@
 //! ```text
 //!   server (HTTP, TLS) ─ s3 (front door) ─ engine::Engine ─┬─ local::Local    this node's disk
 //!                                                          └─ remote::Remote  another storage node, over the client
+//!   local_path (Unix socket) ─┘ lends the files of `Local` to clients on this host
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod engine;
 pub mod keys;
 pub mod local;
+pub mod local_path;
 pub mod metrics;
 pub mod rdma;
 pub mod remote;

@@ -15,6 +15,7 @@ mod change;
 mod commit;
 mod data;
 mod index;
+mod lend;
 mod list;
 mod multipart;
 mod names;
@@ -25,11 +26,12 @@ mod rows;
 mod sweep;
 mod write;
 
+pub use lend::ViewError;
 pub use open::OpenError;
 
 use crate::engine::{
-    Body, BucketInfo, ByteRange, Engine, Error, Headers, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
-    Opened, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Object,
+    ObjectInfo, ObjectRef, Opened, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
 };
 use commit::Committer;
 use data::Data;
@@ -82,6 +84,20 @@ impl Local {
         };
         sweep::start(Arc::clone(&local.inner.index), Arc::clone(&local.inner.data));
         Ok(local)
+    }
+
+    /// Opens files that are lent through `view`: the same folder, seen through a read-only mount. Whoever has such a
+    /// descriptor cannot get one that writes, not even the files' owner or root.
+    ///
+    /// # Errors
+    /// When `view` is another folder, or can be written to.
+    pub fn lend_through(&self, view: &Path) -> std::result::Result<(), ViewError> {
+        self.inner.data.lend_through(&self.inner.folder, view)
+    }
+
+    /// Bytes of deleted objects that are still lent, so that their space is not free.
+    pub fn held(&self) -> u64 {
+        self.inner.data.held()
     }
 
     /// How much is stored, and how much could be.
@@ -172,6 +188,16 @@ impl Engine for Local {
         precondition: &Precondition,
     ) -> Result<Opened> {
         read::open(&self.inner, object, range, precondition).await
+    }
+
+    async fn lend(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+        borrower: Borrower,
+    ) -> Result<Lending> {
+        lend::lend(&self.inner, object, range, precondition, borrower).await
     }
 
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo> {

@@ -6,9 +6,10 @@ use penstock_rdma::{fabric::Unavailable, verbs};
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
-    local::{Local, OpenError},
+    local::{Local, OpenError, ViewError},
+    local_path::{self, Ledger, LocalServer, SocketOptions},
     metrics::Metrics,
-    rdma::{self, Limits, Rdma, Standing},
+    rdma::{self, Rdma, Standing},
     s3::Service,
     server::{self, Server},
 };
@@ -116,6 +117,9 @@ struct Serve {
 
     #[command(flatten)]
     rdma: RdmaArgs,
+
+    #[command(flatten)]
+    local: LocalArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -181,13 +185,69 @@ impl RdmaArgs {
         }
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> rdma::Limits {
+        rdma::Limits {
             staging_bytes: u64::from(self.staging) << 20,
             sessions_per_key: usize::try_from(self.sessions_per_key).unwrap_or(usize::MAX),
             idle: Duration::from_secs(self.idle.into()),
-            ..Limits::default()
+            ..rdma::Limits::default()
         }
+    }
+}
+
+/// The path to clients on this host (docs/local-path.md).
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Clients on this host")]
+struct LocalArgs {
+    /// Unix socket that serves S3 too, and lends files to clients on this host.
+    #[arg(
+        long,
+        env = "PENSTOCK_LOCAL_SOCKET",
+        value_name = "PATH",
+        conflicts_with = "local_sockets"
+    )]
+    local_socket: Option<PathBuf>,
+
+    /// As --local-socket, at DIR/<identity of this node>.sock, where clients look that know only its address.
+    #[arg(long, env = "PENSTOCK_LOCAL_SOCKETS", value_name = "DIR")]
+    local_sockets: Option<PathBuf>,
+
+    /// Permissions of the socket, in octal.
+    #[arg(long, default_value = "0660", value_name = "MODE", value_parser = octal)]
+    local_socket_mode: u32,
+
+    /// User that may connect; can be repeated. Without it and --local-allow-gid: the user of this process alone.
+    #[arg(long, value_name = "UID")]
+    local_allow_uid: Vec<u32>,
+
+    /// Group whose processes may connect; can be repeated.
+    #[arg(long, value_name = "GID")]
+    local_allow_gid: Vec<u32>,
+
+    /// A read-only mount of the data folder. Files are lent through it, so that no borrower can open them for writing, not
+    /// even one with the user id of this process, or root.
+    #[arg(long, env = "PENSTOCK_LOCAL_VIEW", value_name = "DIR")]
+    local_view: Option<PathBuf>,
+
+    /// MiB of deleted objects that one user may keep from being freed by what it was lent; beyond it nothing is lent to it.
+    #[arg(long, value_name = "MIB", default_value_t = 8192)]
+    local_held_limit: u64,
+}
+
+impl LocalArgs {
+    fn socket(&self, id: &str) -> Option<PathBuf> {
+        let named = self
+            .local_sockets
+            .as_ref()
+            .map(|folder| folder.join(format!("{id}.sock")));
+        self.local_socket.clone().or(named)
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("permissions are octal digits, as 0660".into()),
     }
 }
 
@@ -203,6 +263,12 @@ enum Error {
     Admin(#[from] penstock_service::admin::BindError),
     #[error("RDMA is required (--rdma require) and cannot be had")]
     Rdma(#[from] Unavailable),
+    #[error(transparent)]
+    Identity(#[from] local_path::IdentityError),
+    #[error(transparent)]
+    Socket(#[from] local_path::SocketError),
+    #[error(transparent)]
+    View(#[from] ViewError),
     #[error("the process cannot be set up")]
     Setup(#[from] std::io::Error),
 }
@@ -250,13 +316,16 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     admin
         .documents
         .push(("/rdma", Box::new(move || standing.document())));
+    let id = local_path::identity(&serve.data)?;
     let door = Service::with_rdma(
         Arc::new(engine.clone()),
         root,
         serve.region.clone(),
         metrics.clone(),
         rdma.clone(),
-    );
+    )
+    .named(&id);
+    let local = serve_locally(serve, &engine, door.clone(), &id, &metrics)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
     let server = Server::bind(serve.listen, tls, door, metrics.clone(), connections).await?;
@@ -280,7 +349,12 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 
     println!("penstock-store serves S3 at {scheme}://{address}");
     tracing::info!(%address, tls = serve.tls_cert.is_some(), data = %serve.data.display(), "serving S3");
-    server.run(draining).await;
+    let served_locally = async {
+        if let Some(local) = local {
+            local.run(draining.clone()).await;
+        }
+    };
+    tokio::join!(server.run(draining.clone()), served_locally);
     rdma.shut_down().await;
     tracing::info!("stopped");
     Ok(())
@@ -305,6 +379,58 @@ async fn look(asked: Preflight) -> ExitCode {
     }
 }
 
+/// Makes the socket for clients on this host, if there is to be one.
+fn serve_locally(
+    serve: &Serve,
+    engine: &Local,
+    door: Service,
+    id: &str,
+    metrics: &Metrics,
+) -> Result<Option<LocalServer>, Error> {
+    let args = &serve.local;
+    let Some(path) = args.socket(id) else {
+        return Ok(None);
+    };
+    match &args.local_view {
+        Some(view) => engine.lend_through(view)?,
+        None => tracing::info!(
+            "lent files are not opened through a read-only mount (--local-view), so a client with this process' user id, or \
+             root, could open them for writing"
+        ),
+    }
+    raise_open_files();
+    let limits = local_path::Limits {
+        held: args.local_held_limit.saturating_mul(1 << 20),
+        ..local_path::Limits::default()
+    };
+    let options = SocketOptions {
+        path: path.clone(),
+        mode: args.local_socket_mode,
+        uids: args.local_allow_uid.clone(),
+        gids: args.local_allow_gid.clone(),
+        max_connections: usize::try_from(serve.max_connections).unwrap_or(usize::MAX),
+    };
+    let server = LocalServer::bind(
+        options,
+        door,
+        Ledger::new(limits, metrics.clone()),
+        metrics.clone(),
+    )?;
+    println!("penstock-store serves clients on this host at {}", path.display());
+    tracing::info!(socket = %path.display(), "serving clients on this host");
+    Ok(Some(server))
+}
+
+/// Lending takes descriptors: as many as the system allows this process without asking.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::info!(%error, "the limit of open files stays as it is");
+    }
+}
+
 async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -314,7 +440,10 @@ async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: Cance
         }
         rdma.show_usage();
         match engine.usage() {
-            Ok(usage) => metrics.show_usage(&usage),
+            Ok(usage) => {
+                metrics.show_usage(&usage);
+                metrics.show_held(engine.held());
+            }
             Err(error) => tracing::warn!(%error, "the disk's free space is not known"),
         }
     }

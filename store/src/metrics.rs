@@ -42,6 +42,7 @@ pub struct Metrics {
     durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
     received: Family<TransportLabels, Counter>,
     sent: Family<TransportLabels, Counter>,
+    lending: Arc<Lendings>,
     connections: Gauge,
     refused_connections: Counter,
     usage: Arc<UsageGauges>,
@@ -54,6 +55,19 @@ struct RdmaMetrics {
     queue_pairs: Gauge,
     staging: Gauge,
     refusals: Family<RefusalLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Default)]
+struct Lendings {
+    leases: Gauge,
+    files: Gauge,
+    held: Gauge,
+    refused: Family<ReasonLabels, Counter>,
 }
 
 #[derive(Default)]
@@ -70,7 +84,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("penstock_store");
         let received = Family::<TransportLabels, Counter>::default();
         let sent = Family::<TransportLabels, Counter>::default();
-        for via in [Via::Http, Via::Rdma] {
+        for via in [Via::Http, Via::Rdma, Via::Shm] {
             // Shown from the start, so that a zero can be told from something that is not counted.
             for counters in [&received, &sent] {
                 drop(counters.get_or_create(&TransportLabels { via: via.name() }));
@@ -81,6 +95,7 @@ impl Metrics {
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             received: received.clone(),
             sent: sent.clone(),
+            lending: Arc::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
             usage: Arc::default(),
@@ -93,8 +108,23 @@ impl Metrics {
             Unit::Seconds,
             metrics.durations.clone(),
         );
+        let (received, sent) = (metrics.received.clone(), metrics.sent.clone());
         registry.register_with_unit("received", "Object bytes received", Unit::Bytes, received);
-        registry.register_with_unit("sent", "Object bytes sent", Unit::Bytes, sent);
+        registry.register_with_unit("sent", "Object bytes sent, or lent (shm)", Unit::Bytes, sent);
+        let lending = &metrics.lending;
+        registry.register("lent_leases", "Leases of lent objects", lending.leases.clone());
+        registry.register("lent_files", "Descriptors lent", lending.files.clone());
+        registry.register_with_unit(
+            "lent_held",
+            "Bytes of deleted objects that are lent still, so that their space is not free",
+            Unit::Bytes,
+            lending.held.clone(),
+        );
+        registry.register(
+            "lent_refused",
+            "Reads that were to be lent and were not, by reason",
+            lending.refused.clone(),
+        );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(
             "connection_failures",
@@ -180,6 +210,26 @@ impl Metrics {
             .set(i64::try_from(staging_bytes).unwrap_or(i64::MAX));
     }
 
+    /// A lease of so many files, which counts until the value goes away.
+    pub(crate) fn lent(&self, files: usize) -> Counted {
+        let files = i64::try_from(files).unwrap_or(i64::MAX);
+        self.lending.leases.inc();
+        self.lending.files.inc_by(files);
+        Counted {
+            lending: Arc::clone(&self.lending),
+            files,
+        }
+    }
+
+    pub(crate) fn not_lent(&self, reason: &'static str) {
+        self.lending.refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Shows how much deleted space is lent still.
+    pub fn show_held(&self, bytes: u64) {
+        self.lending.held.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// A connection that counts as open until the value goes away.
     pub(crate) fn connection(&self) -> OpenConnection {
         self.connections.inc();
@@ -197,6 +247,18 @@ impl Metrics {
         self.usage.bytes.set(shown(usage.bytes));
         self.usage.disk_free.set(shown(usage.disk_free));
         self.usage.disk_size.set(shown(usage.disk_size));
+    }
+}
+
+pub(crate) struct Counted {
+    lending: Arc<Lendings>,
+    files: i64,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.lending.leases.dec();
+        self.lending.files.dec_by(self.files);
     }
 }
 

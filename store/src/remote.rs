@@ -1,13 +1,13 @@
 //! The remote engine: a storage node, asked over the client of `penstock-rdma`.
 
 use crate::engine::{
-    Body, BucketInfo, ByteRange, Engine, Error, Headers, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
-    PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan,
+    Object, ObjectInfo, ObjectRef, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, ObjectHeaders, Via};
-use std::sync::Arc;
+use std::{fs::File, ops::Range, sync::Arc};
 
 /// Objects that live on a storage node.
 #[derive(Debug, Clone)]
@@ -118,10 +118,7 @@ impl Engine for Remote {
         range: Option<ByteRange>,
         precondition: &Precondition,
     ) -> Result<Object> {
-        let range = range.map(|range| match range {
-            ByteRange::From { first, last } => rdma::Range::From { first, last },
-            ByteRange::Suffix { length } => rdma::Range::Suffix { length },
-        });
+        let range = range.map(to_range);
         let condition = to_condition(precondition);
         let opened = self
             .client
@@ -141,6 +138,75 @@ impl Engine for Remote {
                 })
                 .map(|piece| piece.map_err(std::io::Error::other))
                 .boxed(),
+        })
+    }
+
+    async fn lend(
+        &self,
+        object: &ObjectRef,
+        range: Option<ByteRange>,
+        precondition: &Precondition,
+        _borrower: Borrower,
+    ) -> Result<Lending> {
+        let (range, condition) = (range.map(to_range), to_condition(precondition));
+        let borrowed = self
+            .client
+            .borrow(&object.bucket, &object.key, range, &condition)
+            .await;
+        let download = match borrowed.map_err(|error| failed(error, &About::object(object)))? {
+            Some(download) => download,
+            None => return Ok(Lending::Refused("elsewhere")),
+        };
+        let rdma::Download {
+            head,
+            range,
+            lent,
+            body,
+            ..
+        } = download;
+        // It holds the files too.
+        drop(body);
+        match lent.map(rdma::local::Lent::into_parts) {
+            Some(Ok((files, extents, hold))) => Ok(Lending::Lent(Loan {
+                info: to_info(head),
+                range,
+                files,
+                extents,
+                hold,
+            })),
+            _ => Ok(Lending::Refused("elsewhere")),
+        }
+    }
+
+    fn takes_files(&self) -> bool {
+        self.client.is_local()
+    }
+
+    async fn put_file(
+        &self,
+        object: &ObjectRef,
+        options: PutOptions,
+        file: File,
+        range: Range<u64>,
+    ) -> Result<ObjectInfo> {
+        let PutOptions {
+            headers,
+            precondition,
+            ..
+        } = options;
+        let (sent, condition) = (to_headers(&headers), to_condition(&precondition));
+        let size = range.end.saturating_sub(range.start);
+        let written = self
+            .client
+            .put_file(&object.bucket, &object.key, file, range, &sent, &condition)
+            .await
+            .map_err(|error| failed(error, &About::object(object)))?;
+        Ok(ObjectInfo {
+            size,
+            etag: written.etag,
+            modified: written.modified,
+            crc64nvme: written.crc64nvme,
+            headers,
         })
     }
 
@@ -364,6 +430,13 @@ impl<'a> About<'a> {
     }
 }
 
+fn to_range(range: ByteRange) -> rdma::Range {
+    match range {
+        ByteRange::From { first, last } => rdma::Range::From { first, last },
+        ByteRange::Suffix { length } => rdma::Range::Suffix { length },
+    }
+}
+
 /// The engine's error for a failure of the client.
 fn failed(error: rdma::Error, about: &About<'_>) -> Error {
     let object = || ObjectRef::new(about.bucket, about.key);
@@ -416,12 +489,16 @@ fn failed(error: rdma::Error, about: &About<'_>) -> Error {
             endpoint: endpoint.clone(),
             source: error.into(),
         },
+        rdma::Error::NoFastPath { ref endpoint, .. } => Error::Unreachable {
+            endpoint: endpoint.clone(),
+            source: error.into(),
+        },
         rdma::Error::Body(source) => Error::Body(source),
         rdma::Error::Length { expected, got } => Error::IncompleteBody { expected, got },
         rdma::Error::Invalid(cause) => Error::InvalidArgument(cause),
         rdma::Error::Malformed { .. }
         | rdma::Error::Damaged
-        | rdma::Error::NoFastPath { .. }
+        | rdma::Error::Lent(_)
         | rdma::Error::Fabric(_) => Error::Internal {
             doing: "answered a request",
             source: error.into(),

@@ -10,6 +10,7 @@ mod body;
 mod bucket;
 mod convert;
 mod error;
+mod lend;
 mod list;
 mod multipart;
 mod object;

@@ -38,7 +38,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that takes no byte of its answer for this long is given up.
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Requests under way have this long to end after the signal.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Requests hold at most 8 KiB of headers in S3; presigned URLs and metadata together stay below this.
 const MAX_HEADERS: usize = 64 << 10;
 
@@ -147,7 +147,7 @@ impl Server {
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(
     stream: TcpStream,
@@ -156,31 +156,34 @@ async fn connection(
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
-    match tls {
-        None => http(stream, service, watcher).await,
-        Some(tls) => {
-            http(
-                timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??,
-                service,
-                watcher,
-            )
-            .await
-        }
-    }
-}
-
-async fn http(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: Service,
-    watcher: hyper_util::server::graceful::Watcher,
-) -> Result<(), Failure> {
     let answer = hyper::service::service_fn(move |request| {
         let service = service.clone();
         async move { service.answer(request).await }
     });
+    match tls {
+        None => http(stream, answer, HEADER_TIMEOUT, watcher).await,
+        Some(tls) => {
+            let stream = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
+            http(stream, answer, HEADER_TIMEOUT, watcher).await
+        }
+    }
+}
+
+/// HTTP/1.1 on a connection, until it ends. `idle` is how long it may wait for a request.
+pub(crate) async fn http<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: S,
+    idle: Duration,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), Failure>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = s3s::Body> + Send + 'static,
+    S::Error: Into<Failure>,
+    S::Future: Send,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(idle)
         .max_header_size(MAX_HEADERS)
         .serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_STALL)), answer);
     Ok(watcher.watch(connection).await?)

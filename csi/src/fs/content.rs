@@ -7,6 +7,7 @@ use super::{
     storage::{Storage, Version},
 };
 use bytes::Bytes;
+use penstock_store::engine::Lent;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +24,8 @@ pub struct Content {
     node: Arc<Node>,
     version: Mutex<Version>,
     staged: Mutex<Option<Arc<Staged>>>,
+    /// The files of the version it began as, if the storage node is on this host and lent them.
+    lent: tokio::sync::OnceCell<Option<Lent>>,
     /// Staging, writing and uploading happen one at a time, so that an upload is one state of the file.
     turn: tokio::sync::Mutex<()>,
     unlinked: AtomicBool,
@@ -44,6 +47,7 @@ impl Content {
             node,
             version: Mutex::new(version),
             staged: Mutex::new(None),
+            lent: tokio::sync::OnceCell::new(),
             turn: tokio::sync::Mutex::new(()),
             unlinked: AtomicBool::new(false),
         })
@@ -70,6 +74,18 @@ impl Content {
     /// The staged file, if it was written to.
     pub fn staged(&self) -> Option<Arc<Staged>> {
         self.staged_lock().clone()
+    }
+
+    /// Its bytes as files of the storage node, if that is on this host, and nothing was written since.
+    pub async fn lent(&self, storage: &Storage, path: &str) -> Option<Lent> {
+        if self.staged().is_some() {
+            return None;
+        }
+        let lent = self
+            .lent
+            .get_or_try_init(|| async { storage.lend(path, &self.version()).await });
+        // Whatever went wrong: reading in the ordinary way tells.
+        lent.await.ok()?.clone()
     }
 
     /// Whether it holds what no object holds.
@@ -149,7 +165,7 @@ impl Content {
         let Some(staged) = self.staged().filter(|_| self.is_dirty()) else {
             return Ok(None);
         };
-        let version = from.storage.put(from.path, staged.size(), staged.body()).await?;
+        let version = from.storage.put_staged(from.path, &staged).await?;
         staged.set_dirty(false);
         *self.version_lock() = version.clone();
         Ok(Some(version))

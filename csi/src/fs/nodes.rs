@@ -1,6 +1,6 @@
 //! Which files and folders the kernel knows, and by which numbers.
 
-use super::{content::Content, storage::Version};
+use super::{content::Content, modes::Modes, storage::Version};
 use crate::fuse::Errno;
 use std::{
     collections::HashMap,
@@ -30,6 +30,8 @@ pub struct Node {
     seen: Mutex<Option<(Instant, Version)>>,
     open: Mutex<Weak<Content>>,
     marked: AtomicBool,
+    /// How its handles are open.
+    pub modes: Modes,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -45,6 +47,7 @@ impl Node {
             seen: Mutex::new(None),
             open: Mutex::new(Weak::new()),
             marked: AtomicBool::new(false),
+            modes: Modes::default(),
         })
     }
 

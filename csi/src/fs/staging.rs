@@ -190,6 +190,11 @@ impl Staged {
         .await
     }
 
+    /// The file, to be read by somebody else. Call it while nobody writes.
+    pub fn open_for_reading(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
     /// Everything, in pieces.
     pub fn body(self: &Arc<Self>) -> Body {
         let size = self.size();

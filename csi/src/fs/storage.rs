@@ -1,10 +1,11 @@
 //! One volume's part of an engine: a bucket and a prefix in it, with a deadline on everything.
 
-use super::failure::Failure;
+use super::{failure::Failure, staging::Staged};
 use bytes::Bytes;
 use futures::StreamExt;
 use penstock_store::engine::{
-    Body, ByteRange, Engine, Error, ListPage, ListQuery, ObjectInfo, ObjectRef, Precondition, PutOptions,
+    Body, Borrower, ByteRange, Engine, Error, Lending, Lent, ListPage, ListQuery, ObjectInfo, ObjectRef,
+    Precondition, PutOptions,
 };
 use std::{
     future::Future,
@@ -17,6 +18,10 @@ use tokio::time::Instant;
 pub const KEY_MAX: usize = 1024;
 /// A copy moves bytes on the server without a sign of progress, so it is given this many deadlines.
 const COPY_DEADLINES: u32 = 10;
+/// Bytes per second that a storage node on this host stores at least.
+const SLOW_DISK: u64 = 8 << 20;
+/// An object in more files is read a range at a time, so that open files hold few descriptors each.
+const MOST_FILES: usize = 32;
 /// How often the bytes of one read are asked for when they break off.
 const READ_ATTEMPTS: u32 = 3;
 
@@ -181,6 +186,48 @@ impl Storage {
         let object = self.object(path);
         let call = self.engine.put(&object, options, body);
         Ok(progress.guard(self.deadline, call).await??.into())
+    }
+
+    /// Makes a staged file an object. A storage node on this host reads it by itself.
+    pub async fn put_staged(&self, path: &str, staged: &Arc<Staged>) -> Result<Version> {
+        let size = staged.size();
+        let file = staged
+            .open_for_reading()
+            .ok()
+            .filter(|_| self.engine.takes_files());
+        let Some(file) = file else {
+            return self.put(path, size, staged.body()).await;
+        };
+        // Nothing is seen of its progress, so it is given the time that a slow disk takes.
+        let limit = self.deadline + Duration::from_secs(size / SLOW_DISK);
+        let object = self.object(path);
+        let put = self
+            .engine
+            .put_file(&object, PutOptions::default(), file, 0..size);
+        Ok(self.within(limit, put).await?.into())
+    }
+
+    /// The files of one version, if the storage node is on this host and lends them.
+    pub async fn lend(&self, path: &str, version: &Version) -> Result<Option<Lent>> {
+        if version.size == 0 || !self.engine.takes_files() {
+            return Ok(None);
+        }
+        let only_this = Precondition {
+            if_match: Some(version.etag.clone()),
+            ..Precondition::default()
+        };
+        let borrower = Borrower {
+            uid: rustix::process::geteuid().as_raw(),
+            held_limit: u64::MAX,
+        };
+        let object = self.object(path);
+        let lending = self.engine.lend(&object, None, &only_this, borrower);
+        match self.within(self.deadline, lending).await? {
+            Lending::Lent(loan) if loan.info.size == version.size && loan.files.len() <= MOST_FILES => {
+                Ok(loan.into_lent().ok())
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Opens one version of an object from `first` on for at most `length` bytes; the caller reads the body with [`Self::next`].

@@ -25,11 +25,14 @@ pub mod capability {
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
     pub const MAX_PAGES: u64 = 1 << 22;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const PASSTHROUGH: u64 = 1 << 37;
     pub const HAS_RESEND: u64 = 1 << 39;
 }
 
 /// Bits of `fuse_attr_out`, `fuse_setattr_in` and others.
 pub mod flag {
+    /// Of `fuse_open_out.open_flags`.
+    pub const FOPEN_PASSTHROUGH: u32 = 1 << 7;
     pub const FATTR_MODE: u32 = 1 << 0;
     pub const FATTR_UID: u32 = 1 << 1;
     pub const FATTR_GID: u32 = 1 << 2;
@@ -114,6 +117,8 @@ wire! {
     }
     AttrOut { attr_valid: u64, attr_valid_nsec: u32, dummy: u32, attr: Attributes }
     OpenOut { fh: u64, open_flags: u32, backing_id: i32 }
+    /// `fuse_backing_map`, of FUSE_DEV_IOC_BACKING_OPEN.
+    BackingMap { fd: i32, flags: u32, padding: u64 }
     WriteOut { size: u32, padding: u32 }
     /// What `statfs` shows; counts of blocks are of `bsize` bytes.
     Statfs {
@@ -163,5 +168,6 @@ mod tests {
         assert_eq!(size_of::<WriteIn>(), 40);
         assert_eq!(size_of::<ReadIn>(), 40);
         assert_eq!(size_of::<ReleaseIn>(), 24);
+        assert_eq!(size_of::<BackingMap>(), 16);
     }
 }

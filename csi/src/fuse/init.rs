@@ -54,6 +54,7 @@ impl Negotiated {
             | capability::PARALLEL_DIROPS
             | capability::MAX_PAGES
             | capability::INIT_EXT
+            | capability::PASSTHROUGH
             | capability::HAS_RESEND;
         let mut offered = u64::from(offer.flags);
         // `flags2` means something only beside INIT_EXT.
@@ -66,6 +67,11 @@ impl Negotiated {
             max_write: MAX_WRITE,
             max_readahead: offer.max_readahead.max(MAX_WRITE),
         })
+    }
+
+    /// Whether the kernel can read registered files by itself.
+    pub fn has_passthrough(&self) -> bool {
+        self.capabilities & capability::PASSTHROUGH != 0
     }
 
     /// The reply to INIT.
@@ -82,6 +88,8 @@ impl Negotiated {
             max_write: self.max_write,
             time_gran: 1,
             max_pages: (MAX_WRITE / 4096) as u16,
+            // Files of ordinary file systems may be registered, those of stacked ones not.
+            max_stack_depth: u32::from(self.has_passthrough()),
             ..InitOut::default()
         }
     }
@@ -108,7 +116,9 @@ mod tests {
         let new = Negotiated::from_offer(&offer(99, capability::INIT_EXT), 1 << 7).unwrap();
         assert_eq!(new.capabilities, capability::INIT_EXT | capability::HAS_RESEND);
         assert_eq!(new.minor, MINOR);
-        assert_eq!(new.reply().flags2, 1 << 7);
+        assert_eq!((new.reply().flags2, new.reply().max_stack_depth), (1 << 7, 0));
+        let passing = Negotiated::from_offer(&offer(99, capability::INIT_EXT), 1 << 5).unwrap();
+        assert!(passing.has_passthrough() && passing.reply().max_stack_depth == 1);
     }
 
     #[test]

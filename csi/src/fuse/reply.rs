@@ -43,6 +43,18 @@ pub struct Entry {
 pub struct Opened {
     /// Names the handle in later requests.
     pub handle: u64,
+    /// How its bytes are read and written.
+    pub mode: OpenMode,
+}
+
+/// How the bytes of an opened file are read and written. The kernel refuses (EIO) to have one file open in both modes, or
+/// by passthrough from two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Through the kernel's cache of this file system.
+    Cached,
+    /// By the kernel, from the file that was registered under this number ([`super::backing`]).
+    Passthrough(i32),
 }
 
 /// Folder entries as the kernel wants them, no longer than it asked for.
@@ -100,9 +112,14 @@ fn entry_out(entry: &Entry) -> EntryOut {
 }
 
 fn open_out(opened: Opened) -> OpenOut {
+    let (open_flags, backing_id) = match opened.mode {
+        OpenMode::Cached => (0, 0),
+        OpenMode::Passthrough(id) => (abi::flag::FOPEN_PASSTHROUGH, id),
+    };
     OpenOut {
         fh: opened.handle,
-        ..OpenOut::default()
+        open_flags,
+        backing_id,
     }
 }
 

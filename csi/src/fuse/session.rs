@@ -67,9 +67,17 @@ fn unusable(doing: &'static str) -> impl Fn(Errno) -> SessionError {
 #[derive(Clone, Debug)]
 pub struct Notifier {
     device: Weak<AsyncFd<OwnedFd>>,
+    has_passthrough: bool,
 }
 
 impl Notifier {
+    /// A copy of the descriptor, if the kernel reads registered files by itself ([`super::backing`]). Not to be kept: the
+    /// mount lives as long as anybody has its descriptor.
+    pub fn for_passthrough(&self) -> Option<OwnedFd> {
+        let device = self.device.upgrade().filter(|_| self.has_passthrough)?;
+        device.get_ref().try_clone().ok()
+    }
+
     /// The kernel's copy of a node's attributes is no longer true.
     pub fn attributes_changed(&self, node: u64) {
         let Some(device) = self.device.upgrade() else {
@@ -119,6 +127,7 @@ impl Session {
         tracing::debug!(?negotiated, "FUSE connection is open");
         filesystem.started(Notifier {
             device: Arc::downgrade(&device),
+            has_passthrough: negotiated.has_passthrough(),
         });
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

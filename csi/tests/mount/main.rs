@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod model;
+mod passthrough;
 
 use penstock_csi::{
     access::Access,
@@ -10,6 +11,7 @@ use penstock_csi::{
     fuse::Session,
     metrics::Metrics,
     node::mounts,
+    passthrough::Passthrough,
 };
 use penstock_service::CancellationToken;
 use penstock_store::{engine::Engine, local::Local, s3::Service, server::Server};
@@ -91,6 +93,10 @@ impl Store {
     }
 
     fn mount(&self, name: &str, engine: Arc<dyn Engine>) -> Mounted {
+        self.mount_passing(name, engine, Passthrough::Off)
+    }
+
+    fn mount_passing(&self, name: &str, engine: Arc<dyn Engine>, passthrough: Passthrough) -> Mounted {
         let path = self.folder.path().join(name);
         let metrics = Metrics::default();
         let state = self.folder.path().join(format!("{name}-state"));
@@ -102,7 +108,8 @@ impl Store {
             file_mode: 0o644,
             dir_mode: 0o755,
         };
-        let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()));
+        let volume = Volume::new(storage, staging, look, metrics.clone()).passing(passthrough);
+        let volume = Arc::new(volume);
         let session = self.runtime.block_on(async {
             let device = mounts::mount_fuse(&path, "penstock:test").await.unwrap();
             let session = Session::start(device, volume.clone()).await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! The seed is printed; `PENSTOCK_SEED` repeats a run, `PENSTOCK_SOAK=1` makes it long.
 
-use crate::Store;
+use crate::{Mounted, Store};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -168,6 +168,12 @@ fn tree(root: &Path) -> Vec<(String, Option<Vec<u8>>)> {
 
 #[test]
 fn a_mounted_bucket_behaves_as_a_folder() {
+    let store = Store::new();
+    behaves(|name| store.mounted(name));
+}
+
+/// Compares one mount after the other with an ordinary folder; `mount` mounts the same bucket by a name that is new.
+pub fn behaves(mount: impl Fn(&str) -> Mounted) {
     let soak = std::env::var_os("PENSTOCK_SOAK").is_some();
     let seed = std::env::var("PENSTOCK_SEED")
         .ok()
@@ -175,9 +181,8 @@ fn a_mounted_bucket_behaves_as_a_folder() {
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ (rand_time() << 16));
     println!("PENSTOCK_SEED={seed}");
     let mut random = Random(seed);
-    let store = Store::new();
     let ordinary = tempfile::tempdir().unwrap();
-    let mut mounted = store.mounted("0");
+    let mut mounted = mount("0");
     let mut done = Vec::new();
     for round in 0..if soak { 200 } else { 4 } {
         for _ in 0..150 {
@@ -208,7 +213,7 @@ fn a_mounted_bucket_behaves_as_a_folder() {
         );
         // What a new node sees is the same.
         drop(mounted);
-        mounted = store.mounted(&format!("{}", round + 1));
+        mounted = mount(&format!("{}", round + 1));
         assert!(
             tree(ordinary.path()) == tree(mounted.path()),
             "seed {seed}: another mount differs after round {round}"

@@ -12,6 +12,10 @@ const CREDENTIALS: &str = "/etc/penstock/credentials";
 const TLS: &str = "/etc/penstock/tls";
 /// User and group of the image.
 const USER: i64 = 65532;
+/// Where the pod has the node's folder of sockets.
+const SOCKETS: &str = "/run/penstock-sockets";
+/// The data volume again, read-only: files are lent through it, so that nobody can open them for writing.
+const VIEW: &str = "/data-read-only";
 
 /// Digests of what the pods mount: a change restarts them.
 #[derive(Debug, Clone, Default)]
@@ -118,6 +122,16 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
             "name": "tls",
             "secret": {"secretName": names.tls(), "items": items(&["tls.crt", "tls.key"]), "defaultMode": 0o440},
         }));
+    }
+    if let Some(folder) = &spec.local_path {
+        args.push(format!("--local-sockets={SOCKETS}"));
+        // The agent of the node's CSI pod has the same user.
+        args.push(format!("--local-allow-uid={USER}"));
+        args.push(format!("--local-view={VIEW}"));
+        mounts.push(json!({"name": "sockets", "mountPath": SOCKETS}));
+        mounts.push(json!({"name": "data", "mountPath": VIEW, "readOnly": true}));
+        // Made, and given to that user, by the CSI pod; without it this pod waits and says why.
+        volumes.push(json!({"name": "sockets", "hostPath": {"path": folder, "type": "Directory"}}));
     }
     if let Some(host) = &spec.storage.host_path {
         volumes.push(json!({"name": "data", "hostPath": {"path": host.path, "type": "DirectoryOrCreate"}}));
@@ -272,6 +286,27 @@ mod tests {
         );
         assert!(!pod["volumes"].to_string().contains("ca.key"));
         assert!(pod["containers"][0]["args"].to_string().contains("--tls-cert"));
+    }
+
+    #[test]
+    fn clients_on_the_same_node_are_served_only_when_asked_for() {
+        let storage = json!({"volumeClaimTemplate": {"size": "1Gi"}});
+        let plain = made(json!({"storage": storage})).to_string();
+        assert!(
+            !plain.contains("hostPath") && !plain.contains("--local"),
+            "{plain}"
+        );
+        let set = made(json!({"storage": storage, "localPath": "/var/lib/penstock-sockets"}));
+        let pod = &set["spec"]["template"]["spec"];
+        let args = pod["containers"][0]["args"].to_string();
+        assert!(
+            args.contains("--local-sockets=/run/penstock-sockets")
+                && args.contains("--local-allow-uid=65532")
+        );
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let view = mounts.iter().find(|mount| mount["mountPath"] == VIEW).unwrap();
+        assert_eq!((&view["name"], &view["readOnly"]), (&json!("data"), &json!(true)));
+        assert!(pod["volumes"].to_string().contains("/var/lib/penstock-sockets"));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use super::{
     Client,
     request::{Request, copy_source},
 };
-use crate::{Condition, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written, xml};
+use crate::{
+    Condition, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written, local::Lent, xml,
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -32,6 +34,8 @@ pub struct Download {
     pub range: std::ops::Range<u64>,
     /// The transport that carries the bytes.
     pub via: Via,
+    /// The storage node's files, when it is on this host and lent them. `body` reads from them.
+    pub lent: Option<Lent>,
     /// The bytes. An error ends the stream; what came until then is not the object. The end of a whole object is
     /// reached only after its checksum was compared.
     pub body: BoxStream<'static, Result<Bytes>>,
@@ -49,6 +53,9 @@ impl Client {
         range: Option<Range>,
         condition: &Condition,
     ) -> Result<Download> {
+        if let Some(download) = self.get_locally(get(bucket, key, range, condition)?).await? {
+            return Ok(download);
+        }
         if let Some(download) = self.get_by_rdma(bucket, key, range, condition).await? {
             return Ok(download);
         }
@@ -62,11 +69,7 @@ impl Client {
         range: Option<Range>,
         condition: &Condition,
     ) -> Result<Download> {
-        let request = Request::new(Method::GET, bucket, Some(key))
-            .header(CHECKSUM_MODE, "ENABLED")?
-            .range(range)?
-            .condition(condition)?;
-        let response = self.send(&request).await?;
+        let response = self.send(&get(bucket, key, range, condition)?).await?;
         self.download_of(response)
     }
 
@@ -86,6 +89,7 @@ impl Client {
             head,
             range,
             via: Via::Http,
+            lent: None,
             body,
         })
     }
@@ -113,6 +117,10 @@ impl Client {
                     expected: buffer.len() as u64,
                     got: length,
                 });
+            }
+            if let Some(lent) = &download.lent {
+                let moved = self.copy_lent(&download, lent, buffer, begun).await?;
+                return Ok((download.head, moved));
             }
             let mut filled = 0;
             let outcome = loop {
@@ -196,6 +204,20 @@ impl Client {
                 checksum: None,
             },
         })
+    }
+
+    /// Opens an object on this host, or a range of it, as files of the storage node; `None` where nothing can be lent.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn borrow(
+        &self,
+        bucket: &str,
+        key: &str,
+        range: Option<Range>,
+        condition: &Condition,
+    ) -> Result<Option<Download>> {
+        self.borrow_only(get(bucket, key, range, condition)?).await
     }
 
     fn length_of(&self, headers: &HeaderMap) -> Result<u64> {
@@ -302,6 +324,13 @@ impl Client {
         })
         .boxed()
     }
+}
+
+fn get(bucket: &str, key: &str, range: Option<Range>, condition: &Condition) -> Result<Request> {
+    Request::new(Method::GET, bucket, Some(key))
+        .header(CHECKSUM_MODE, "ENABLED")?
+        .range(range)?
+        .condition(condition)
 }
 
 pub(super) fn crc64nvme_of(headers: &HeaderMap) -> Option<u64> {

@@ -66,14 +66,9 @@ impl Client {
             }
             return Ok(());
         }
-        Err(why.unwrap_or_else(|| self.no_fast_path("there is no RDMA device")))
-    }
-
-    fn no_fast_path(&self, cause: impl Into<String>) -> Error {
-        Error::NoFastPath {
-            endpoint: self.inner.endpoint.to_string(),
-            cause: cause.into(),
-        }
+        Err(why.unwrap_or_else(|| {
+            self.no_fast_path("no socket of it is known on this host, and this end has no RDMA device")
+        }))
     }
 
     /// Which way the bytes of large objects go now. Makes an RDMA session where there may be one and is none yet.
@@ -82,6 +77,12 @@ impl Client {
     /// When the storage node cannot be reached.
     pub async fn way(&self) -> Result<Way> {
         let http = |why: Option<String>| Way { via: Via::Http, why };
+        if self.is_local() {
+            return Ok(Way {
+                via: Via::Shm,
+                why: None,
+            });
+        }
         let Some(rdma) = self.by_rdma() else {
             return Ok(http(
                 (self.inner.options.policy != Policy::Off).then(|| "this end has no RDMA device".to_owned()),

@@ -10,7 +10,7 @@ use http::{
     },
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::time::Duration;
+use std::{fs::File, sync::Arc, time::Duration};
 
 /// What SigV4 leaves unencoded (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -54,6 +54,10 @@ pub(super) struct Request {
     pub repeat: Repeat,
     /// How much longer than others its answer may take.
     pub patience: Duration,
+    /// What a request over the same host's path carries beside its bytes.
+    pub handed: Option<Arc<File>>,
+    /// Sent over the same host's path, or not at all.
+    pub local_only: bool,
     /// Why it must not be sent: its path would name something else than was meant.
     pub unaddressable: Option<String>,
 }
@@ -86,6 +90,8 @@ impl Request {
             payload: Payload::Empty,
             repeat,
             patience: Duration::ZERO,
+            handed: None,
+            local_only: false,
             unaddressable,
         }
     }
@@ -99,6 +105,8 @@ impl Request {
             payload: Payload::Empty,
             repeat: Repeat::Always,
             patience: Duration::ZERO,
+            handed: None,
+            local_only: false,
             unaddressable: None,
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     Client,
     body::{Outgoing, Progress},
+    local::Local,
     request::{Repeat, Request},
     sign::sign_headers,
 };
@@ -85,7 +86,7 @@ impl Client {
             message.headers_mut().insert(CONTENT_LENGTH, length);
         }
 
-        let answer = self.inner.http.request(message);
+        let answer = self.dispatch(request, message);
         tokio::pin!(answer);
         let stall = self.inner.options.stall_timeout + request.patience;
         let answer = loop {
@@ -99,15 +100,7 @@ impl Client {
         };
         let response = match answer {
             Ok(response) => response,
-            Err(error) => {
-                let performed = !error.is_connect();
-                return Err(Failure {
-                    error: self.unreachable(error),
-                    performed,
-                    repeatable: true,
-                    headers: Box::default(),
-                });
-            }
+            Err(failure) => return Err(failure),
         };
         let status = response.status();
         if status.is_success() {
@@ -135,6 +128,30 @@ impl Client {
             repeatable: status == StatusCode::SERVICE_UNAVAILABLE,
             headers: Box::new(headers),
         })
+    }
+
+    /// Sends over the socket of this host if there is one, else over the network.
+    async fn dispatch(
+        &self,
+        request: &Request,
+        message: http::Request<Outgoing>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
+        let message = match self.send_locally(request, message).await? {
+            Local::Answered(response) => return Ok(response),
+            Local::NotSent(message) => message,
+        };
+        match self.inner.http.request(message).await {
+            Ok(response) => {
+                self.learn(response.headers());
+                Ok(response)
+            }
+            Err(error) => Err(Failure {
+                performed: !error.is_connect(),
+                error: self.unreachable(error),
+                repeatable: true,
+                headers: Box::default(),
+            }),
+        }
     }
 
     /// The next piece of an answer's body; `None` at its end.

@@ -105,11 +105,11 @@ impl Client {
         let mut number: u16 = 0;
         let mut under_way = FuturesUnordered::new();
         let mut parts = Vec::new();
-        // The way of the whole is the slowest way of a part.
-        let mut via = Via::Rdma;
+        // What went over HTTP in part did not go by another way.
+        let mut via = None;
         let mut note = |(part, by): (Part, Via)| {
-            if by == Via::Http {
-                via = by;
+            if via.is_none() || by == Via::Http {
+                via = Some(by);
             }
             parts.push(part);
         };
@@ -155,7 +155,7 @@ impl Client {
         let mut completed = self
             .complete_upload(bucket, key, &upload, &parts, condition)
             .await?;
-        completed.moved.via = via;
+        completed.moved.via = via.unwrap_or(Via::Http);
         abort.target = None;
         Ok(completed)
     }

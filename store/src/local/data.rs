@@ -1,11 +1,12 @@
 //! Data files: immutable once they are in `data`, and removed when nothing refers to them and nobody reads them.
 
-use super::rows::FileId;
+use super::{lend::Loans, rows::FileId};
 use nix::sys::statvfs::statvfs;
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -26,6 +27,7 @@ pub(super) struct Data {
     slots: Vec<File>,
     made: AtomicU32,
     use_: Mutex<Use>,
+    pub(super) loans: Loans,
     swept: watch::Sender<bool>,
 }
 
@@ -65,6 +67,7 @@ impl Data {
             // Where a process begins does not matter; it only should not be the same folder each time.
             made: AtomicU32::new(u32::from(rand::random::<u8>()) * FILES_PER_SLOT),
             use_: Mutex::default(),
+            loans: Loans::default(),
             swept: watch::Sender::new(false),
         })
     }
@@ -85,7 +88,12 @@ impl Data {
         id[0] = slot.to_le_bytes()[0];
         let id = FileId(u128::from_be_bytes(id));
         let path = self.tmp.join(id.to_string());
-        let file = File::options().write(true).create_new(true).open(&path)?;
+        // Nobody else's, whatever the umask: a borrower must not be able to open by its descriptor what he was lent.
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         Ok(NewFile {
             data: Arc::clone(self),
             id,
@@ -136,6 +144,7 @@ impl Data {
     }
 
     pub fn remove(&self, id: FileId) {
+        self.loans.deleted(id);
         if let Err(error) = fs::remove_file(self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -159,12 +168,17 @@ impl Data {
     }
 
     fn path(&self, id: FileId) -> PathBuf {
-        self.data.join(format!("{:02x}", id.slot())).join(id.to_string())
+        self.data.join(relative(id))
     }
 
     fn in_use(&self) -> MutexGuard<'_, Use> {
         self.use_.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a file is below `data`.
+pub(super) fn relative(id: FileId) -> PathBuf {
+    PathBuf::from(format!("{:02x}", id.slot())).join(id.to_string())
 }
 
 /// A file being written, or written and not yet committed. It is removed with this value, unless [`NewFile::keep`].

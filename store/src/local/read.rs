@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 /// Bytes read at once. One piece waits while the one before it is sent, which bounds the memory of one reader.
 const PIECE: u64 = 512 << 10;
 /// An object that is replaced this often between looking it up and opening it is not read.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 pub(super) async fn get(
     inner: &Arc<Inner>,
@@ -105,7 +105,7 @@ async fn find<T: Send + 'static>(
     .await
 }
 
-fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV1) -> Result<()> {
+pub(super) fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV1) -> Result<()> {
     if let Some(wanted) = &precondition.if_match
         && wanted != "*"
         && *wanted != row.etag
@@ -119,10 +119,10 @@ fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV1) -> Res
 }
 
 /// A part of an extent.
-struct Segment {
-    extent: Extent,
+pub(super) struct Segment {
+    pub extent: Extent,
     /// Relative to the extent.
-    range: Range<u64>,
+    pub range: Range<u64>,
 }
 
 impl Segment {
@@ -131,7 +131,7 @@ impl Segment {
     }
 }
 
-fn segments(row: &ObjectV1, range: &Range<u64>) -> VecDeque<Segment> {
+pub(super) fn segments(row: &ObjectV1, range: &Range<u64>) -> VecDeque<Segment> {
     let mut segments = VecDeque::new();
     let mut at = 0;
     for extent in &row.extents {

@@ -4,12 +4,13 @@
 use super::{Front, convert};
 use crate::{
     engine::{Body, Error},
+    local_path::handed,
     metrics::Metrics,
     rdma::{Receipt, Refusal},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, stream};
-use http::{HeaderMap, HeaderName};
+use http::{Extensions, HeaderMap, HeaderName};
 use md5::{Digest, Md5};
 use penstock_rdma::Via;
 use s3s::{
@@ -89,10 +90,10 @@ pub(super) struct Arriving {
     pub receipt: Receipt,
 }
 
-/// The bytes of a write: by RDMA if the request has a token, else its body.
+/// The bytes of a write: by RDMA if the request has a token, from a file if one came with it, else its body.
 pub(super) fn arriving(
     front: &Front,
-    headers: &HeaderMap,
+    (headers, extensions): (&HeaderMap, &Extensions),
     signer: Option<&Credentials>,
     body: Option<StreamingBlob>,
     content_length: Option<i64>,
@@ -110,6 +111,14 @@ pub(super) fn arriving(
             size,
             via: Via::Rdma,
             receipt,
+        });
+    }
+    if let Some((handed, size)) = handed(headers, extensions)? {
+        return Ok(Arriving {
+            blob: Some(handed),
+            size,
+            via: Via::Shm,
+            receipt: Receipt::none(),
         });
     }
     let size = length(headers, content_length)?;
@@ -130,8 +139,8 @@ struct Check {
     /// Checksums announced for the trailer.
     announced: Vec<HeaderName>,
     computed: Computed,
-    metrics: Metrics,
     via: Via,
+    metrics: Metrics,
 }
 
 /// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds.
@@ -186,8 +195,8 @@ pub(super) fn incoming(
         trailers,
         announced,
         computed: computed.clone(),
-        metrics: metrics.clone(),
         via,
+        metrics: metrics.clone(),
     };
     Ok((stream::unfold(check, next).boxed(), computed))
 }

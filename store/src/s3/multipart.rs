@@ -102,7 +102,7 @@ pub(super) async fn upload_part(
         receipt,
     } = body::arriving(
         front,
-        &request.headers,
+        (&request.headers, &request.extensions),
         request.credentials.as_ref(),
         input.body,
         input.content_length,

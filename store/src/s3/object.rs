@@ -4,7 +4,7 @@ use super::{
     Front,
     body::{self, Arriving, Sent},
     convert::{self, Written},
-    error,
+    error, lend,
 };
 use crate::{
     engine::{Error, ObjectInfo, ObjectRef, Precondition, PutOptions},
@@ -76,7 +76,7 @@ pub(super) async fn put_object(
         receipt,
     } = body::arriving(
         front,
-        &request.headers,
+        (&request.headers, &request.extensions),
         request.credentials.as_ref(),
         input.body,
         input.content_length,
@@ -163,6 +163,7 @@ pub(super) async fn get_object(
     let object = convert::object(&input.bucket, &input.key);
     let precondition = convert::precondition(input.if_match, input.if_none_match);
     let range = input.range.map(convert::range);
+    let asked = lend::asked(&request.headers, &request.extensions)?;
     let check = |info: &ObjectInfo| {
         let (since, before) = (input.if_modified_since.clone(), input.if_unmodified_since.clone());
         convert::check_dates(&object, info, &precondition, since, before)
@@ -192,14 +193,17 @@ pub(super) async fn get_object(
             headers.insert(header::REPLY, HeaderValue::from_static("501"));
         }
     }
-    let (info, bytes, body) = match delivered {
-        Some((info, bytes)) => (info, bytes, None),
+    let (info, bytes, mut source) = match delivered {
+        // They are where they belong.
+        Some((info, bytes)) => (info, bytes, lend::Bytes::Body(None)),
         None => {
-            let opened = front.engine.get(&object, range, &precondition).await;
-            let opened = opened.map_err(|error| read_error(error, &precondition))?;
+            let opened = lend::open(front, &object, range, &precondition, asked).await;
+            let opened = opened.map_err(|error| match error {
+                lend::Error::Engine(error) => read_error(error, &precondition),
+                lend::Error::Refused(answer) => answer,
+            })?;
             check(&opened.info)?;
-            let body = body::outgoing(opened.body, &front.metrics);
-            (opened.info, opened.range, Some(body))
+            (opened.info, opened.range, opened.bytes)
         }
     };
     let content_range = range.map(|_| {
@@ -208,9 +212,8 @@ pub(super) async fn get_object(
     });
     let whole = content_range.is_none() && input.checksum_mode.is_some();
     let metadata = convert::metadata(&info);
-    // Bytes that went by RDMA are not in the body.
-    let length = body.as_ref().map_or(0, |_| bytes.end - bytes.start);
-    Ok(S3Response::with_headers(
+    let (body, length) = source.of_answer(front, &bytes);
+    let mut answer = S3Response::with_headers(
         GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             body,
@@ -233,7 +236,9 @@ pub(super) async fn get_object(
             ..Default::default()
         },
         headers,
-    ))
+    );
+    source.lend(front, info.size, &mut answer)?;
+    Ok(answer)
 }
 
 fn tag_of(info: &ObjectInfo) -> Precondition {

@@ -9,9 +9,9 @@ use crate::{
     metrics::Metrics,
     rdma::{Names, Rdma, Route},
 };
-use http::{Method, Request, header};
+use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
-use penstock_rdma::Credentials;
+use penstock_rdma::{Credentials, local::NODE_ID};
 use s3s::{
     Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
     config::{S3Config, StaticConfigProvider},
@@ -38,6 +38,7 @@ pub(crate) fn note_operation(name: &str) {
 pub struct Service {
     s3: S3Service,
     metrics: Metrics,
+    node_id: Option<HeaderValue>,
 }
 
 impl Service {
@@ -73,14 +74,30 @@ impl Service {
         Self {
             s3: builder.build(),
             metrics,
+            node_id: None,
         }
+    }
+
+    /// Says in every answer which storage node it is, so that clients on its host find its socket.
+    #[must_use]
+    pub fn named(mut self, node_id: &str) -> Self {
+        self.node_id = HeaderValue::from_str(node_id).ok();
+        self
     }
 
     /// Answers one request.
     ///
     /// # Errors
     /// When no answer can be made; the connection is closed then.
-    pub async fn answer(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+    pub async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+        let mut answer = self.answer_nameless(request).await?;
+        if let Some(id) = &self.node_id {
+            answer.headers_mut().insert(NODE_ID, id.clone());
+        }
+        Ok(answer)
+    }
+
+    async fn answer_nameless(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
         if let Some(refusal) = refuse(&request) {
             let response = refusal

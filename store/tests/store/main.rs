@@ -7,6 +7,7 @@ mod client;
 mod conformance;
 mod crash;
 mod local;
+mod local_path;
 mod model;
 mod node;
 

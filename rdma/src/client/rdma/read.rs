@@ -126,6 +126,7 @@ fn empty(head: ObjectHead) -> Download {
         head,
         range: 0..0,
         via: Via::Rdma,
+        lent: None,
         body: stream::empty().boxed(),
     }
 }
@@ -306,6 +307,7 @@ impl Reading {
             head: first.head,
             range,
             via: Via::Rdma,
+            lent: None,
             body: reading.into_body(),
         }
     }

@@ -1,0 +1,42 @@
+//! The path between a client and a storage node on one host: S3 over a Unix socket, with descriptors in place of bytes.
+//!
+//! ```text
+//!  client ── GET, x-penstock-lend ──────────────▶ storage node
+//!         ◀── 200, x-penstock-lent, descriptors ── (read-only, of the data files)
+//!  client ── PUT, x-penstock-handed, descriptor ─▶ (a sealed memfd or a file, which the node copies in)
+//! ```
+//! Requests are ordinary S3 with ordinary signatures, so there is no second parser and no second authorisation.
+//! `docs/local-path.md` is the specification.
+//!
+//! Which descriptor belongs to which message is exact, because neither side begins a message before the one before it has
+//! ended: descriptors travel with the first byte of a request or of an answer (`SCM_RIGHTS`), and are collected when its
+//! headers are there.
+
+mod lent;
+mod message;
+mod pool;
+mod stream;
+
+pub use lent::{Hold, Lent};
+pub use message::{Extent, Handed, LentHeader};
+pub(crate) use pool::{Answered, Failure, Local};
+pub use stream::{DescriptorStream, Descriptors, MOST_DESCRIPTORS};
+
+use http::HeaderName;
+
+/// Asks a GET for descriptors: [`LEND_PREFERRED`] or [`LEND_ONLY`].
+pub const LEND: HeaderName = HeaderName::from_static("x-penstock-lend");
+/// Value of [`LEND`]: where nothing can be lent, the bytes come as a body.
+pub const LEND_PREFERRED: &str = "prefer";
+/// Value of [`LEND`]: where nothing can be lent, the request is refused with [`CANNOT_LEND`].
+pub const LEND_ONLY: &str = "only";
+/// The S3 error code of a refused [`LEND_ONLY`].
+pub const CANNOT_LEND: &str = "PenstockCannotLend";
+/// In an answer: which bytes of which descriptors are the body ([`LentHeader`]).
+pub const LENT: HeaderName = HeaderName::from_static("x-penstock-lent");
+/// In a PUT: which bytes of the descriptor that came along are the body ([`Handed`]).
+pub const HANDED: HeaderName = HeaderName::from_static("x-penstock-handed");
+/// In any request: leases that the client needs no longer, as numbers with commas between.
+pub const RETURNED: HeaderName = HeaderName::from_static("x-penstock-returned");
+/// In every answer: which storage node it is. Its socket is `<id>.sock` in the folder of sockets of its host.
+pub const NODE_ID: HeaderName = HeaderName::from_static("x-penstock-node-id");

@@ -1,0 +1,158 @@
+//! GetObject by lending: the same answer, with descriptors in place of a body ([`penstock_rdma::local`]).
+
+use super::{Front, body};
+use crate::{
+    engine::{self, Body, Borrower, ByteRange, Lending, Loan, ObjectInfo, ObjectRef, Precondition},
+    local_path::{LentFiles, Peer},
+};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
+use penstock_rdma::{
+    Via,
+    local::{CANNOT_LEND, LEND, LEND_ONLY, LEND_PREFERRED, LENT, LentHeader},
+};
+use s3s::{
+    S3Error, S3ErrorCode, S3Response, S3Result,
+    dto::{GetObjectOutput, StreamingBlob},
+    s3_error,
+};
+use std::{ops::Range, os::fd::OwnedFd, sync::Arc};
+
+/// Who asks for descriptors, and whether a body will do too.
+pub(super) struct Asked {
+    peer: Arc<Peer>,
+    only: bool,
+}
+
+/// Whether a request asks for descriptors. Over the network it asks in vain.
+pub(super) fn asked(headers: &HeaderMap, extensions: &Extensions) -> S3Result<Option<Asked>> {
+    let only = match headers.get(LEND).map(HeaderValue::to_str) {
+        None => return Ok(None),
+        Some(Ok(LEND_PREFERRED)) => false,
+        Some(Ok(LEND_ONLY)) => true,
+        Some(_) => {
+            return Err(s3_error!(
+                InvalidArgument,
+                "x-penstock-lend is neither \"prefer\" nor \"only\"."
+            ));
+        }
+    };
+    match extensions.get::<Arc<Peer>>() {
+        Some(peer) => Ok(Some(Asked {
+            peer: Arc::clone(peer),
+            only,
+        })),
+        None if only => Err(cannot(
+            "descriptors travel over the storage node's local socket alone",
+        )),
+        None => Ok(None),
+    }
+}
+
+fn cannot(cause: &str) -> S3Error {
+    let message = format!("The object's bytes cannot be lent: {cause}.");
+    let mut answer = S3Error::with_message(S3ErrorCode::Custom(CANNOT_LEND.into()), message);
+    answer.set_status_code(StatusCode::UNPROCESSABLE_ENTITY);
+    answer
+}
+
+pub(super) enum Error {
+    Engine(engine::Error),
+    Refused(S3Error),
+}
+
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// An opened object.
+pub(super) struct Opened {
+    pub info: ObjectInfo,
+    pub range: Range<u64>,
+    pub bytes: Bytes,
+}
+
+/// How its bytes go out.
+pub(super) enum Bytes {
+    Body(Option<Body>),
+    Loan(Arc<Peer>, Option<Loan>),
+}
+
+pub(super) async fn open(
+    front: &Front,
+    object: &ObjectRef,
+    range: Option<ByteRange>,
+    precondition: &Precondition,
+    asked: Option<Asked>,
+) -> Result<Opened, Error> {
+    if let Some(Asked { peer, only }) = asked {
+        let borrower = Borrower {
+            uid: peer.uid,
+            held_limit: peer.ledger.limits.held,
+        };
+        let lending = if peer.may_borrow() {
+            front.engine.lend(object, range, precondition, borrower).await?
+        } else {
+            Lending::Refused("leases")
+        };
+        match lending {
+            Lending::Lent(mut loan) => {
+                return Ok(Opened {
+                    info: loan.info.clone(),
+                    range: std::mem::take(&mut loan.range),
+                    bytes: Bytes::Loan(peer, Some(loan)),
+                });
+            }
+            Lending::Refused(reason) => {
+                front.metrics.not_lent(reason);
+                if only {
+                    return Err(Error::Refused(cannot(reason)));
+                }
+            }
+        }
+    }
+    let opened = front.engine.get(object, range, precondition).await?;
+    Ok(Opened {
+        info: opened.info,
+        range: opened.range,
+        bytes: Bytes::Body(Some(opened.body)),
+    })
+}
+
+impl Bytes {
+    /// The answer's body, and its length.
+    pub fn of_answer(&mut self, front: &Front, range: &Range<u64>) -> (Option<StreamingBlob>, u64) {
+        match self {
+            Self::Body(engine_body) => {
+                let blob = engine_body
+                    .take()
+                    .map(|bytes| body::outgoing(bytes, &front.metrics));
+                let length = blob.as_ref().map_or(0, |_| range.end - range.start);
+                (blob, length)
+            }
+            Self::Loan(..) => (None, 0),
+        }
+    }
+
+    /// Puts what is lent beside the answer, and begins the lease.
+    pub fn lend(self, front: &Front, size: u64, answer: &mut S3Response<GetObjectOutput>) -> S3Result<()> {
+        let Self::Loan(peer, Some(loan)) = self else {
+            return Ok(());
+        };
+        let mut header = LentHeader {
+            lease: 0,
+            files: loan.files.len(),
+            size,
+            extents: loan.extents,
+        };
+        front.metrics.sent(Via::Shm, header.length());
+        header.lease = peer.lease(loan.hold, header.files);
+        let value = HeaderValue::try_from(header.to_string())
+            .map_err(|error| S3Error::with_source(S3ErrorCode::InternalError, Box::new(error)))?;
+        answer.headers.insert(LENT, value);
+        let files: Vec<OwnedFd> = loan.files.into_iter().map(OwnedFd::from).collect();
+        answer.extensions.insert(LentFiles::new(files));
+        Ok(())
+    }
+}
