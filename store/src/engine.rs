@@ -165,7 +165,7 @@ pub struct Borrower {
 /// The outcome of [`Engine::lend`].
 pub enum Lending {
     /// Here it is.
-    Lent(Loan),
+    Lent(Box<Loan>),
     /// It must be read ([`Engine::get`]); why, as a metric label.
     Refused(&'static str),
 }

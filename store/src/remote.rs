@@ -167,13 +167,13 @@ impl Engine for Remote {
         // It holds the files too.
         drop(body);
         match lent.map(rdma::local::Lent::into_parts) {
-            Some(Ok((files, extents, hold))) => Ok(Lending::Lent(Loan {
+            Some(Ok((files, extents, hold))) => Ok(Lending::Lent(Box::new(Loan {
                 info: to_info(head),
                 range,
                 files,
                 extents,
                 hold,
-            })),
+            }))),
             _ => Ok(Lending::Refused("elsewhere")),
         }
     }

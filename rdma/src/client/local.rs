@@ -81,7 +81,7 @@ impl Client {
             Ok(response) => Ok(Local::Answered(response)),
             Err(local::Failure::NotSent(message, error)) => self.not_sent(
                 request,
-                message,
+                *message,
                 &format!("its socket on this host does not answer ({error})"),
             ),
             Err(local::Failure::Broken(error)) => Err(Failure {

@@ -73,7 +73,7 @@ struct Idle<B> {
 /// Why a request was not answered over the socket.
 pub(crate) enum Failure<B> {
     /// It was not sent: nobody listens there. The request is given back.
-    NotSent(Request<B>, io::Error),
+    NotSent(Box<Request<B>>, io::Error),
     /// It may have been performed.
     Broken(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -163,7 +163,10 @@ where
         handed: Option<&Arc<File>>,
     ) -> Result<Response<Incoming>, Failure<B>> {
         let Some(path) = locked(&self.socket).clone() else {
-            return Err(Failure::NotSent(request, io::ErrorKind::NotFound.into()));
+            return Err(Failure::NotSent(
+                Box::new(request),
+                io::ErrorKind::NotFound.into(),
+            ));
         };
         let target = request.uri().clone();
         origin_form(&mut request);
@@ -171,7 +174,7 @@ where
             *request.uri_mut() = target.clone();
             request.headers_mut().remove(HOST);
             request.headers_mut().remove(RETURNED);
-            Failure::NotSent(request, error)
+            Failure::NotSent(Box::new(request), error)
         };
         loop {
             let (mut connection, reused) = match self.idle() {

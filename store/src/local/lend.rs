@@ -234,13 +234,13 @@ pub(super) async fn lend(
                 }
                 Err(error) => return Err(internal("opened a data file")(format!("{object}: {error}"))),
             };
-            return Ok(Lending::Lent(Loan {
+            return Ok(Lending::Lent(Box::new(Loan {
                 info: row.to_info(),
                 range,
                 files,
                 extents,
                 hold: Box::new(hold),
-            }));
+            })));
         }
         // It is damaged or replaced all the time; reading it tells which.
         Ok(Lending::Refused("missing"))

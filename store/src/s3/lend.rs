@@ -76,7 +76,7 @@ pub(super) struct Opened {
 /// How its bytes go out.
 pub(super) enum Bytes {
     Body(Option<Body>),
-    Loan(Arc<Peer>, Option<Loan>),
+    Loan(Arc<Peer>, Box<Loan>),
 }
 
 pub(super) async fn open(
@@ -101,7 +101,7 @@ pub(super) async fn open(
                 return Ok(Opened {
                     info: loan.info.clone(),
                     range: std::mem::take(&mut loan.range),
-                    bytes: Bytes::Loan(peer, Some(loan)),
+                    bytes: Bytes::Loan(peer, loan),
                 });
             }
             Lending::Refused(reason) => {
@@ -137,9 +137,10 @@ impl Bytes {
 
     /// Puts what is lent beside the answer, and begins the lease.
     pub fn lend(self, front: &Front, size: u64, answer: &mut S3Response<GetObjectOutput>) -> S3Result<()> {
-        let Self::Loan(peer, Some(loan)) = self else {
+        let Self::Loan(peer, loan) = self else {
             return Ok(());
         };
+        let loan = *loan;
         let mut header = LentHeader {
             lease: 0,
             files: loan.files.len(),
