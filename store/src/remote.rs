@@ -166,6 +166,10 @@ impl Engine for Remote {
         } = download;
         // It holds the files too.
         drop(body);
+        // Who reads how much of it, nobody sees.
+        if let Some(traffic) = &self.traffic {
+            traffic.read(Via::Shm, range.end - range.start);
+        }
         match lent.map(rdma::local::Lent::into_parts) {
             Some(Ok((files, extents, hold))) => Ok(Lending::Lent(Box::new(Loan {
                 info: to_info(head),
@@ -201,6 +205,9 @@ impl Engine for Remote {
             .put_file(&object.bucket, &object.key, file, range, &sent, &condition)
             .await
             .map_err(|error| failed(error, &About::object(object)))?;
+        if let Some(traffic) = &self.traffic {
+            traffic.written(written.moved.via, size);
+        }
         Ok(ObjectInfo {
             size,
             etag: written.etag,

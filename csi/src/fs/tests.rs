@@ -108,7 +108,7 @@ async fn what_was_replaced_between_look_up_and_open_opens_as_what_replaced_it() 
             flags: OFlags::RDONLY.bits(),
         };
         let opened = ask(&volume, entry.node, open).await;
-        let Ok(Answer::Opened(Opened { handle })) = opened else {
+        let Ok(Answer::Opened(Opened { handle, .. })) = opened else {
             panic!("turn {turn}: {opened:?}")
         };
         // Replaced again while it is open: whoever has it open keeps it.
