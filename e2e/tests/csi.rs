@@ -9,7 +9,8 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use penstock_e2e::{
-    Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object, storage,
+    Context, Namespace, Result, Wait, bail, client, command, ensure, eventually, in_namespace, nodes, object,
+    storage,
 };
 use serde_json::json;
 
@@ -436,6 +437,99 @@ async fn a_volume_that_prefers_rdma_falls_back_and_the_pod_is_told() -> Result<(
         })
         .await?;
         ensure!(note.contains("travel by HTTP"), "{note}");
+        Ok(())
+    })
+    .await
+}
+
+/// Bytes that moved between a claim's volume and its storage node, as the agent of a node counts them: (direction, via) each.
+async fn moved(ns: &Namespace, claim: &str, node: &str) -> Result<Vec<(String, String, u64)>> {
+    let claim = ns.claim_bound(claim).await?;
+    let volume = claim
+        .spec
+        .and_then(|spec| spec.volume_name)
+        .context("the claim is not bound")?;
+    let of_node = ListParams::default()
+        .labels("app.kubernetes.io/component=node")
+        .fields(&format!("spec.nodeName={node}"));
+    let pods = Api::<Pod>::namespaced(ns.client.clone(), "penstock-system")
+        .list(&of_node)
+        .await?;
+    let pod = pods
+        .items
+        .first()
+        .and_then(|pod| pod.metadata.name.clone())
+        .context("no node pod")?;
+    let path = format!("/api/v1/namespaces/penstock-system/pods/{pod}:9091/proxy/metrics");
+    let text = command::kubectl(&["get", "--raw", &path]).await?;
+    let field = |line: &str, name: &str| -> Option<String> {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    Ok(text
+        .lines()
+        .filter(|line| line.starts_with("penstock_volume_bytes_total{") && line.contains(&volume))
+        .filter_map(|line| {
+            let bytes = line.rsplit_once(' ')?.1.parse().ok()?;
+            Some((field(line, "direction")?, field(line, "via")?, bytes))
+        })
+        .collect())
+}
+
+#[tokio::test]
+async fn on_the_storage_nodes_host_files_are_lent_and_elsewhere_they_travel() -> Result<()> {
+    in_namespace("csi", async |ns| {
+        let (first, second) = two_nodes().await?;
+        let cluster = storage::cluster(&ns, "near")
+            .await?
+            .with(json!({
+                "localPath": "/var/lib/penstock-sockets", "nodeSelector": {"kubernetes.io/hostname": first},
+            }))
+            .created()
+            .await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        let written = ns
+            .pod("near")
+            .on(&first)
+            .mounting("data")
+            .runs("head -c 9000000 /dev/urandom > /data/f; sha256sum < /data/f")
+            .succeeds()
+            .await?;
+        // Opened for the first time, and so lent, by a pod that did not write it.
+        let read = ns
+            .pod("reader")
+            .on(&first)
+            .mounting("data")
+            .runs("sha256sum < /data/f")
+            .succeeds()
+            .await?;
+        ensure!(written == read, "written {written}, read {read}");
+        let near = moved(&ns, "data", &first).await?;
+        let by = |all: &[(String, String, u64)], direction: &str, via: &str| -> u64 {
+            all.iter()
+                .filter(|(d, v, _)| d == direction && v == via)
+                .map(|(_, _, bytes)| bytes)
+                .sum()
+        };
+        ensure!(by(&near, "write", "shm") >= 9_000_000, "{near:?}");
+        ensure!(by(&near, "read", "shm") >= 9_000_000, "{near:?}");
+        ensure!(by(&near, "read", "http") == 0, "{near:?}");
+        if first == second {
+            return Ok(());
+        }
+        let far = ns
+            .pod("far")
+            .on(&second)
+            .mounting("data")
+            .runs("sha256sum < /data/f")
+            .succeeds()
+            .await?;
+        ensure!(written == far, "written {written}, read elsewhere {far}");
+        let far = moved(&ns, "data", &second).await?;
+        ensure!(
+            by(&far, "read", "http") >= 9_000_000 && by(&far, "read", "shm") == 0,
+            "{far:?}"
+        );
         Ok(())
     })
     .await

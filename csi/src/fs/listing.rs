@@ -165,12 +165,17 @@ mod tests {
     async fn a_page_that_was_given_up_is_asked_for_again_and_nothing_comes_twice() {
         let keys = (0..2500).map(|number| format!("{number:05}"));
         let (_folder, storage) = storage(keys).await;
-        let mut listing = Listing::new(String::new());
-        assert_eq!(listing.at(&storage, 999).await.unwrap().unwrap().name, "00999");
-        assert!(
-            listing.at(&storage, 1000).now_or_never().is_none(),
-            "the second page takes a while"
-        );
+        // The second page takes a while, though now and then it is there at once.
+        let mut attempts = 0;
+        let mut listing = loop {
+            let mut listing = Listing::new(String::new());
+            assert_eq!(listing.at(&storage, 999).await.unwrap().unwrap().name, "00999");
+            if listing.at(&storage, 1000).now_or_never().is_none() {
+                break listing;
+            }
+            attempts += 1;
+            assert!(attempts < 100, "no page was given up");
+        };
         assert_eq!(listing.at(&storage, 1000).await.unwrap().unwrap().name, "01000");
         assert!(listing.at(&storage, 2500).await.unwrap().is_none());
     }

@@ -366,7 +366,7 @@ mod tests {
         );
         let args = container["args"].to_string();
         assert!(
-            args.contains("--rdma=require") && args.contains("--rdma-device=mlx5_1"),
+            args.contains("--rdma=prefer") && args.contains("--rdma-device=mlx5_1"),
             "{args}"
         );
 
