@@ -242,7 +242,7 @@ fn yes() -> bool {
     )
 )]
 pub struct Rdma {
-    /// `Require`: not Ready without RDMA. `Prefer`: RDMA where there is a device. `Off`: HTTP only.
+    /// `Require`: not Ready without RDMA. `Prefer`: RDMA where there is a device. `Disabled`: HTTP only.
     #[serde(default)]
     pub policy: RdmaPolicy,
 
@@ -294,8 +294,8 @@ pub enum RdmaPolicy {
     /// By RDMA where there is a device, else by HTTP.
     #[default]
     Prefer,
-    /// By HTTP.
-    Off,
+    /// By HTTP. (Not `Off`, which YAML takes for a boolean.)
+    Disabled,
 }
 
 impl RdmaPolicy {
@@ -305,7 +305,7 @@ impl RdmaPolicy {
         match self {
             Self::Require => "require",
             Self::Prefer => "prefer",
-            Self::Off => "off",
+            Self::Disabled => "off",
         }
     }
 }

@@ -78,7 +78,7 @@ async fn a_name_that_no_service_can_have_is_refused() -> Result<()> {
 async fn what_rdma_cannot_be_is_refused() -> Result<()> {
     in_namespace("api", async |ns| {
         let with = |rdma: Value| json!({"storage": template("1Gi"), "rdma": rdma});
-        accepted(&ns, with(json!({"policy": "Off"}))).await?;
+        accepted(&ns, with(json!({"policy": "Disabled"}))).await?;
         let nic = json!({"policy": "Require", "extendedResource": "rdma/hca", "networks": "rdma-net", "hugepages": "64Mi"});
         accepted(&ns, with(nic)).await?;
         let claimed = json!({"resourceClaimTemplateName": "nic", "hostNetwork": true, "lockedMemory": "Capability"});

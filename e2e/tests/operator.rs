@@ -451,7 +451,7 @@ async fn without_a_device_a_storage_cluster_says_so_and_is_ready_unless_rdma_is_
 
         let off = storage::cluster(&ns, "off")
             .await?
-            .with(json!({"rdma": {"policy": "Off"}}))
+            .with(json!({"rdma": {"policy": "Disabled"}}))
             .created()
             .await?;
         ensure!(

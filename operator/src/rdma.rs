@@ -33,8 +33,8 @@ struct Told {
 
 /// Asks the pods of a cluster. The step fails when one of them cannot use RDMA.
 pub async fn observe(cluster: &StorageCluster, pods: &[Pod]) -> Step {
-    if cluster.spec.rdma.policy == RdmaPolicy::Off {
-        return Step::failed(REASON_DISABLED, "rdma.policy is Off: bytes travel by HTTP");
+    if cluster.spec.rdma.policy == RdmaPolicy::Disabled {
+        return Step::failed(REASON_DISABLED, "rdma.policy is Disabled: bytes travel by HTTP");
     }
     let mut fine = Vec::new();
     for pod in pods

@@ -87,7 +87,7 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
         // Also where RDMA is required, since a node that ends cannot say why there is none: the condition judges that.
         format!(
             "--rdma={}",
-            if spec.rdma.policy == RdmaPolicy::Off {
+            if spec.rdma.policy == RdmaPolicy::Disabled {
                 "off"
             } else {
                 "prefer"
@@ -194,7 +194,7 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
 /// What a pod needs besides for an RDMA device: the device, its network, pinned memory.
 fn give_device(pod: &mut Value, cluster: &StorageCluster) {
     let rdma = &cluster.spec.rdma;
-    if rdma.policy == RdmaPolicy::Off {
+    if rdma.policy == RdmaPolicy::Disabled {
         return;
     }
     if let Some(template) = &rdma.resource_claim_template_name {
@@ -381,7 +381,7 @@ mod tests {
         );
         assert_eq!(claimed["spec"]["hostNetwork"], true);
 
-        let off = template(json!({"policy": "Off", "extendedResource": "rdma/hca"}));
+        let off = template(json!({"policy": "Disabled", "extendedResource": "rdma/hca"}));
         assert_eq!(off["spec"]["containers"][0]["resources"], json!({}));
     }
 }
