@@ -60,7 +60,7 @@ remove_cgroups() {
 
 write_node_config() { # N
   local n=$1 dir=$RUN/node$1
-  mkdir -p "$dir"/{kubelet,containerd,cni,cni-conf,pods-log,cdi,penstock}
+  mkdir -p "$dir"/{kubelet,containerd,cni,cni-conf,pods-log,cdi,penstock,penstock-sockets}
   mkdir -p "$RUN/disks/node$n"/disk{01..16}
   cat >"$dir/cni-conf/10-penstock.conflist" <<JSON
 {"cniVersion": "1.0.0", "name": "penstock", "plugins": [
