@@ -76,7 +76,7 @@ pub struct StorageClusterSpec {
     /// the chart's `csi.node.localSockets.dir`. Pods of this storage node then mount a hostPath, which no Pod Security level
     /// below *privileged* allows in their namespace. Default: none; clients on the same node go over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 80), pattern("^/[^.].*$"))]
+    #[schemars(length(min = 2, max = 69), pattern("^/[^.].*$"))]
     pub local_path: Option<String>,
 
     /// What deleting the StorageCluster does to its data, keys and certificates.
@@ -273,8 +273,11 @@ pub struct Rdma {
     #[schemars(length(min = 1, max = 1024))]
     pub networks: Option<String>,
 
-    /// How the storage node may pin memory for its device.
+    /// How the storage node may pin memory for its device. Cannot be changed: it decides who owns the data files.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message(
+        "lockedMemory cannot be changed: it decides which user owns the data files; make a new StorageCluster and copy"
+    ))]
     pub locked_memory: LockedMemory,
 
     /// Huge pages of 2 MiB for the staging memory, as `64Mi`; ordinary pages without.

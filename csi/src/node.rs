@@ -35,6 +35,11 @@ use std::{
 };
 use tonic::{Request, Response, Status};
 
+/// How long an event may take.
+const EVENT: std::time::Duration = std::time::Duration::from_secs(5);
+/// User and group that storage nodes run as.
+const STORAGE_NODE: u32 = 65532;
+
 /// Options of the role.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -116,7 +121,7 @@ pub async fn run(
         source,
     })?;
     if let Some(folder) = &args.local_sockets {
-        give(folder, args.agent_uid).map_err(|source| NodeError::State {
+        share(folder).map_err(|source| NodeError::State {
             path: folder.clone(),
             uid: args.agent_uid,
             source,
@@ -171,12 +176,31 @@ pub async fn run(
     Ok(())
 }
 
-/// Makes a folder that belongs to the agent alone.
+/// Makes a folder that belongs to the agent alone, with what is in it: the agent may have been another user before.
 fn give(path: &Path, uid: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, lchown};
     std::fs::create_dir_all(path)?;
-    std::os::unix::fs::chown(path, Some(uid), Some(uid))?;
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        lchown(&folder, Some(uid), Some(uid))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                lchown(entry.path(), Some(uid), Some(uid))?;
+            }
+        }
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+}
+
+/// Makes the folder in which storage nodes put their sockets. It belongs to their user, and the agent is let in by its group.
+fn share(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    std::fs::create_dir_all(path)?;
+    chown(path, Some(STORAGE_NODE), Some(STORAGE_NODE))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o770))
 }
 
 #[derive(Clone)]
@@ -291,7 +315,11 @@ impl Node {
                 "volume {} prefers RDMA, and its bytes travel by HTTP on this node: {why}",
                 published.volume
             );
-            self.events.warn(pod, "RdmaUnavailable", &note).await;
+            // An API server that does not answer must not hold up the pod.
+            let telling = self.events.warn(pod, "RdmaUnavailable", &note);
+            if tokio::time::timeout(EVENT, telling).await.is_err() {
+                tracing::warn!(volume = published.volume, "an event was not published in time");
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use kube::{
 };
 use penstock_crds::{
     CLUSTER_LABEL, FIELD_MANAGER, StorageCluster,
-    conditions::{READY, REASON_API_REFUSED, REASON_NAME_TAKEN, REASON_NODE_FAILING, REASON_ROLLING_OUT},
+    conditions::{DEGRADED, READY, REASON_API_REFUSED, REASON_NAME_TAKEN, REASON_ROLLING_OUT},
     storage_cluster::{NodeCounts, RdmaPolicy, StorageClusterStatus},
 };
 use serde_json::{Value, json};
@@ -310,12 +310,11 @@ async fn report(
     };
     let changed = before.map(|(status, reason, _)| (status, reason)) != Some((status, reason));
     if changed {
-        let type_ = if status == "True"
-            || reason != REASON_NODE_FAILING && reason != REASON_API_REFUSED && reason != REASON_NAME_TAKEN
-        {
-            EventType::Normal
-        } else {
+        let is_degraded = told(&new, DEGRADED).is_some_and(|(status, ..)| status == "True");
+        let type_ = if is_degraded {
             EventType::Warning
+        } else {
+            EventType::Normal
         };
         tracing::info!(
             namespace = names.namespace,

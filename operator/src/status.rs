@@ -103,8 +103,7 @@ impl Findings {
 
     /// Whether nothing is left to be done or waited for.
     pub fn settled(&self) -> bool {
-        let told = self.rdma.state != State::Waiting;
-        told && self.steps().all(|(_, step)| step.is_done())
+        self.steps().all(|(_, step)| step.is_done())
     }
 
     /// The status to be shown after `old`; conditions that did not change keep their time.

@@ -41,9 +41,16 @@ impl Backer {
         match self.by.open(device, file).await {
             Ok(id) => Some(id),
             Err(error) => {
-                // Of one file only: it lies on a stacked file system, or could be written to.
-                let of_file = [Errno::LOOP, Errno::ACCESS].map(|errno| Some(errno.raw_os_error()));
-                if !of_file.contains(&error.raw_os_error()) && !self.is_broken.swap(true, Ordering::Relaxed) {
+                // Anything else is of one file (on a stacked file system), or of this moment (`node` restarts).
+                let lasting = [
+                    Errno::PERM,
+                    Errno::NOTTY,
+                    Errno::OPNOTSUPP,
+                    Errno::NOSYS,
+                    Errno::INVAL,
+                ]
+                .map(|errno| Some(errno.raw_os_error()));
+                if lasting.contains(&error.raw_os_error()) && !self.is_broken.swap(true, Ordering::Relaxed) {
                     tracing::info!(%error, "the kernel does not take files for passthrough; they are read by this process");
                 }
                 tracing::debug!(%error, "no passthrough");

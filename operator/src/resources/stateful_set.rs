@@ -125,8 +125,8 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
     }
     if let Some(folder) = &spec.local_path {
         args.push(format!("--local-sockets={SOCKETS}"));
-        // The agent of the node's CSI pod has the same user.
-        args.push(format!("--local-allow-uid={USER}"));
+        // The agent of the node's CSI pod has this group, whoever it runs as.
+        args.push(format!("--local-allow-gid={USER}"));
         args.push(format!("--local-view={VIEW}"));
         mounts.push(json!({"name": "sockets", "mountPath": SOCKETS}));
         mounts.push(json!({"name": "data", "mountPath": VIEW, "readOnly": true}));
@@ -301,7 +301,7 @@ mod tests {
         let args = pod["containers"][0]["args"].to_string();
         assert!(
             args.contains("--local-sockets=/run/penstock-sockets")
-                && args.contains("--local-allow-uid=65532")
+                && args.contains("--local-allow-gid=65532")
         );
         let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
         let view = mounts.iter().find(|mount| mount["mountPath"] == VIEW).unwrap();

@@ -21,9 +21,11 @@ use std::{
     fs::File,
     io::{self, Write},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+/// What a slow disk takes in a second.
+const SLOW_DISK: u64 = 8 << 20;
 /// Smaller bodies are sent as they are: making a descriptor costs more than copying them.
 const WORTH_HANDING: usize = 64 << 10;
 
@@ -35,6 +37,8 @@ pub(super) fn of(options: &Options) -> Option<Arc<local::Local<Outgoing>>> {
             options.local_socket.clone(),
             options.local_sockets.clone(),
             options.connect_timeout,
+            // Where there is another way, a socket that does not answer is let be for a while.
+            options.policy != Policy::Require || options.device.is_some(),
         ))
     })
 }
@@ -104,7 +108,9 @@ impl Client {
                 error: self.no_fast_path(cause),
                 performed: false,
                 // A storage node that is being restarted comes back; the socket of none does not.
-                repeatable: self.inner.options.policy == Policy::Require && self.has_socket(),
+                repeatable: self.inner.options.policy == Policy::Require
+                    && self.inner.options.device.is_none()
+                    && self.has_socket(),
                 headers: Box::default(),
             });
         }
@@ -113,7 +119,8 @@ impl Client {
 
     /// Without a socket what must be local fails, so the storage node is asked who it is, which tells where its socket is.
     async fn look_for_socket(&self) {
-        if self.inner.options.policy == Policy::Require && self.inner.local.is_some() && !self.has_socket() {
+        let unheard = self.inner.local.as_ref().is_some_and(|local| !local.was_heard());
+        if self.inner.options.policy == Policy::Require && unheard && !self.has_socket() {
             // Whatever it answers, its name is in it; that it cannot be reached shows in what follows.
             let _learned_or_not = self.send(&Request::service(Method::GET)).await;
         }
@@ -269,7 +276,8 @@ impl Client {
                         },
                     });
                 }
-                Err(error) if self.may_send_instead(&error) => {}
+                // Another file system: its bytes may still go as memory files.
+                Err(error) if error.code() == Some(CANNOT_LEND) || self.may_send_instead(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -287,6 +295,10 @@ impl Client {
     /// Sends a PUT whose body is `bytes` in a sealed memory file; `None` where there is no socket, or they are too few to be
     /// worth it.
     pub(super) async fn hand_bytes(&self, request: &Request, bytes: &Bytes) -> Result<Option<Response<()>>> {
+        // Nothing has no way to go.
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         self.look_for_socket().await;
         let required = self.inner.options.policy == Policy::Require;
         if !self.has_socket() || !(required || bytes.len() >= WORTH_HANDING) {
@@ -295,10 +307,13 @@ impl Client {
         let length = bytes.len() as u64;
         let content = bytes.clone();
         let sealed = tokio::task::spawn_blocking(move || sealed(&content)).await;
-        let file = sealed
-            .map_err(io::Error::other)
-            .and_then(|file| file)
-            .map_err(Error::Body)?;
+        let file = match sealed.map_err(io::Error::other).and_then(|file| file) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::debug!(%error, "there is no memory file for bytes that could be handed over");
+                return Ok(None);
+            }
+        };
         let request = handing(request.clone(), &Arc::new(file), Handed { offset: 0, length })?;
         match self.fetch(&request).await {
             Ok((response, _)) => Ok(Some(response)),
@@ -312,6 +327,8 @@ fn handing(request: Request, file: &Arc<File>, handed: Handed) -> Result<Request
     let mut request = request.header(HANDED, &handed.to_string())?;
     request.handed = Some(Arc::clone(file));
     request.local_only = true;
+    // Nothing is seen of its progress.
+    request.patience = Duration::from_secs(handed.length / SLOW_DISK);
     Ok(request)
 }
 

@@ -22,6 +22,8 @@ use std::{
 };
 use tokio::net::UnixStream;
 
+/// A socket that does not answer is tried again after this.
+const SHUNNED_FOR: Duration = Duration::from_secs(5);
 /// Idle connections beyond these are closed.
 const MOST_IDLE: usize = 64;
 /// A connection without leases that was idle for so long is closed.
@@ -57,6 +59,11 @@ pub(crate) struct Local<B> {
     timeout: Duration,
     idle: Mutex<Vec<Idle<B>>>,
     missing: AtomicBool,
+    /// The storage node has said its name.
+    heard: AtomicBool,
+    /// Nobody answered at the socket: it is let be until then.
+    shunned: Mutex<Option<Instant>>,
+    has_other_ways: bool,
 }
 
 struct Connection<B> {
@@ -124,19 +131,41 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Connects to `socket`, or to that in `folder` which is named after the storage node.
-    pub fn new(socket: Option<PathBuf>, folder: Option<PathBuf>, timeout: Duration) -> Self {
+    pub fn new(
+        socket: Option<PathBuf>,
+        folder: Option<PathBuf>,
+        timeout: Duration,
+        has_other_ways: bool,
+    ) -> Self {
         Self {
             socket: Mutex::new(socket),
             folder,
             timeout,
             idle: Mutex::default(),
             missing: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            shunned: Mutex::default(),
+            has_other_ways,
         }
     }
 
     /// Whether there is a socket to try.
     pub fn is_known(&self) -> bool {
-        locked(&self.socket).is_some()
+        let is_shunned = locked(&self.shunned).is_some_and(|until| Instant::now() < until);
+        !is_shunned && locked(&self.socket).is_some()
+    }
+
+    /// Whether the storage node has said its name, so that asking it again tells nothing new.
+    pub fn was_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Requests go another way for a while: the socket is that of a node that has gone, or does not let this process in.
+    fn shun(&self) {
+        if !self.has_other_ways {
+            return;
+        }
+        *locked(&self.shunned) = Some(Instant::now() + SHUNNED_FOR);
     }
 
     /// Learns from an answer over the network which node it was, and so whether there is a socket of it on this host.
@@ -148,6 +177,7 @@ where
         else {
             return;
         };
+        self.heard.store(true, Ordering::Relaxed);
         let path = folder.join(format!("{id}.sock"));
         let mut socket = locked(&self.socket);
         if socket.as_ref() != Some(&path) && path.exists() {
@@ -185,6 +215,7 @@ where
                         if !self.missing.swap(true, Ordering::Relaxed) {
                             tracing::info!(socket = %path.display(), %error, "the storage node's socket does not answer");
                         }
+                        self.shun();
                         return Err(given_back(request, error));
                     }
                 },
@@ -218,7 +249,13 @@ where
                         let error = io::Error::new(io::ErrorKind::ConnectionReset, failed.into_error());
                         return Err(given_back(unsent, error));
                     }
-                    None => return Err(Failure::Broken(failed.into_error().into())),
+                    None => {
+                        // Whoever is not let in is cut off before any answer.
+                        if !reused {
+                            self.shun();
+                        }
+                        return Err(Failure::Broken(failed.into_error().into()));
+                    }
                 },
             }
         }

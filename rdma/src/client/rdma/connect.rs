@@ -146,7 +146,11 @@ pub(super) async fn connect(
 fn refused(error: Error) -> NoSession {
     match &error {
         Error::Refused { code, .. } if code == code::SLOW_DOWN => NoSession::Busy(error),
-        Error::Refused { status: 503, .. } => NoSession::Busy(error),
+        // Of this moment: a proxy without its server, a node that fails.
+        Error::Refused {
+            status: 500 | 502..=504,
+            ..
+        } => NoSession::Busy(error),
         Error::Refused { .. } => NoSession::Unsupported(error.to_string()),
         _ => NoSession::Failed(error),
     }

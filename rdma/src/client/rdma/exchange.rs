@@ -18,6 +18,8 @@ use http::Response;
 use hyper::body::Incoming;
 use std::{ops::Range, sync::Arc, time::Duration};
 
+/// A session that could not be had is not asked for again before this: longer than failures are remembered.
+const SESSION_PAUSE: Duration = Duration::from_millis(1100);
 /// Slower than this nothing moves, emulated devices included; an answer is waited for accordingly.
 const SLOWEST: u64 = 1 << 20;
 
@@ -49,6 +51,17 @@ impl Rdma {
         loop {
             let session = match self.sessions.get().await {
                 Ok(session) => session,
+                // Where no other way is allowed, a storage node that is being restarted is waited for.
+                Err(error)
+                    if self.plain.inner.options.policy == Policy::Require
+                        && !matches!(error, Error::NoFastPath { .. })
+                        && tried < self.plain.inner.options.retries =>
+                {
+                    tracing::debug!(%error, tried, "no RDMA session yet");
+                    tokio::time::sleep(pause_before(tried).max(SESSION_PAUSE)).await;
+                    tried += 1;
+                    continue;
+                }
                 Err(error) => return (memory, Ok(Outcome::Unavailable(error))),
             };
             let (returned, verdict) = self

@@ -86,6 +86,11 @@ impl Client {
                     (size.saturating_sub(length), size)
                 }
             };
+            if until <= from {
+                return Err(Error::Invalid(
+                    "the range that was asked for holds no byte".to_owned(),
+                ));
+            }
             let last = until.min(from.saturating_add(WINDOW as u64)).saturating_sub(1);
             let first = match rdma.first(&target, from, last).await {
                 Ok(Asked::Moved(first)) => first,
