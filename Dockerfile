@@ -1,5 +1,6 @@
 # Penstock's images: one stage per part, from binaries that `cargo build --release` made on a system with the C library of BASE.
 #   docker build --target store -t penstock/store:0.1.0 .
+# For RDMA, BASE holds libibverbs1 and ibverbs-providers (Debian), which are loaded at run time.
 # `make images` does it for all three, without a container engine.
 ARG BASE=debian:bookworm-slim
 
