@@ -12,7 +12,7 @@ mod send;
 mod sign;
 mod upload;
 
-pub use object::Download;
+pub use object::{Download, Fallback};
 
 use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Device, local::Local};
 use body::Outgoing;

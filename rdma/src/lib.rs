@@ -20,7 +20,7 @@ mod types;
 pub mod verbs;
 mod xml;
 
-pub use client::{Client, Download, Options};
+pub use client::{Client, Download, Fallback, Options};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};

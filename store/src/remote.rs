@@ -125,7 +125,7 @@ impl Engine for Remote {
             .get(&object.bucket, &object.key, range, &condition)
             .await;
         let download = opened.map_err(|error| failed(error, &About::object(object)))?;
-        let (traffic, via) = (self.traffic.clone(), download.via);
+        let (traffic, via, fallback) = (self.traffic.clone(), download.via, download.fallback);
         Ok(Object {
             info: to_info(download.head),
             range: download.range,
@@ -133,7 +133,7 @@ impl Engine for Remote {
                 .body
                 .inspect(move |piece| {
                     if let (Some(traffic), Ok(piece)) = (&traffic, piece) {
-                        traffic.read(via, piece.len() as u64);
+                        traffic.read(fallback.via(via), piece.len() as u64);
                     }
                 })
                 .map(|piece| piece.map_err(std::io::Error::other))

@@ -3,7 +3,7 @@
 use super::{
     Client, Options,
     body::Outgoing,
-    object::{Download, crc64nvme_of, modified_of},
+    object::{Download, Fallback, crc64nvme_of, modified_of},
     request::Request,
     send::Failure,
 };
@@ -191,6 +191,7 @@ impl Client {
             head,
             range,
             via: Via::Shm,
+            fallback: Fallback::default(),
             body: checked(&lent, expected),
             lent: Some(lent),
         }))

@@ -19,12 +19,37 @@ use http::{
     },
 };
 use hyper::body::Incoming;
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
 
 pub(super) const CRC64NVME: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
 const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
 const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
 const METADATA_DIRECTIVE: HeaderName = HeaderName::from_static("x-amz-metadata-directive");
+
+/// Whether bytes that were to take a faster way came by HTTP. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Fallback(Arc<AtomicBool>);
+
+impl Fallback {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Which way bytes come that were to come by `planned`.
+    pub fn via(&self, planned: Via) -> Via {
+        if self.0.load(Ordering::Relaxed) {
+            Via::Http
+        } else {
+            planned
+        }
+    }
+}
 
 /// An opened object: its facts, which bytes follow, and the bytes.
 pub struct Download {
@@ -32,8 +57,10 @@ pub struct Download {
     pub head: ObjectHead,
     /// The byte range that `body` holds.
     pub range: std::ops::Range<u64>,
-    /// The transport that carries the bytes.
+    /// The transport that carries the bytes, as it was when they began to.
     pub via: Via,
+    /// Whether it had to be left on the way.
+    pub fallback: Fallback,
     /// The storage node's files, when it is on this host and lent them. `body` reads from them.
     pub lent: Option<Lent>,
     /// The bytes. An error ends the stream; what came until then is not the object. The end of a whole object is
@@ -89,6 +116,7 @@ impl Client {
             head,
             range,
             via: Via::Http,
+            fallback: Fallback::default(),
             lent: None,
             body,
         })
@@ -137,7 +165,7 @@ impl Client {
             match outcome {
                 Ok(()) => {
                     let moved = Moved {
-                        via: download.via,
+                        via: download.fallback.via(download.via),
                         bytes: length,
                         elapsed: begun.elapsed(),
                         checksum: None,

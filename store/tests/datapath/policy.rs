@@ -6,7 +6,7 @@ use crate::{
     setup::{BUCKET, Fabric, Faulty, Node, client, impatient, in_time, pattern},
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use penstock_rdma::{
     Client, Condition, Error, ObjectHeaders, Policy, Range, Via,
     fabric::{Direction, loopback::Effect},
@@ -124,6 +124,27 @@ async fn memory_of_the_client_that_cannot_be_had() {
         matches!(error, Error::Fabric(_)) && error.to_string().contains("limit of locked memory"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_is_lost_in_the_middle_of_an_object_is_told() {
+    let faulty = Faulty::start(Limits::default()).await;
+    let client = faulty.client(Policy::Prefer);
+    // More than the windows that are asked for at once.
+    let content = pattern(4, 48 << 20);
+    put(&client, "large", &content).await;
+    let mut download = in_time(client.get(BUCKET, "large", None, &Condition::default()))
+        .await
+        .unwrap();
+    let first = in_time(download.body.next()).await.unwrap().unwrap();
+    assert_eq!(download.fallback.via(download.via), Via::Rdma);
+    // No session is left, and none can be made.
+    faulty.server.limit_queue_pairs(0);
+    faulty.server.kill_all();
+    let fallback = download.fallback.clone();
+    let rest = in_time(all(download)).await.unwrap();
+    assert!([&first[..], &rest[..]].concat() == content);
+    assert_eq!(fallback.via(Via::Rdma), Via::Http, "nobody was told");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

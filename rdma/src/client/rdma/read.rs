@@ -3,7 +3,11 @@
 use super::{Rdma, WINDOW, exchange::Outcome, judge::Answer};
 use crate::{
     Condition, Download, Error, ObjectHead, Policy, Range, Result, Via,
-    client::{Client, object::crc64nvme_of, request::Request},
+    client::{
+        Client,
+        object::{Fallback, crc64nvme_of},
+        request::Request,
+    },
     fabric::{Direction, Pooled},
     protocol::{Checksum, header},
 };
@@ -29,6 +33,7 @@ struct Target {
     bucket: String,
     key: String,
     condition: Condition,
+    fallback: Fallback,
 }
 
 /// The first bytes, and what the storage node says of the object.
@@ -74,6 +79,7 @@ impl Client {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
             condition: condition.clone(),
+            fallback: Fallback::default(),
         };
         for _ in 0..ATTEMPTS {
             let (from, until) = match range {
@@ -131,6 +137,7 @@ fn empty(head: ObjectHead) -> Download {
         head,
         range: 0..0,
         via: Via::Rdma,
+        fallback: Fallback::default(),
         lent: None,
         body: stream::empty().boxed(),
     }
@@ -238,6 +245,7 @@ impl Rdma {
         if download.range != (first..last + 1) {
             return Err(self.plain.malformed("it sent another range than asked for"));
         }
+        target.fallback.note();
         let pieces: Vec<Bytes> = download.body.try_collect().await?;
         let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
         for piece in pieces {
@@ -312,6 +320,7 @@ impl Reading {
             head: first.head,
             range,
             via: Via::Rdma,
+            fallback: reading.target.fallback.clone(),
             lent: None,
             body: reading.into_body(),
         }
