@@ -6,7 +6,7 @@ use crate::{
     fuse::Session,
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
-    passthrough::{self, Passthrough},
+    passthrough::Passthrough,
     transport::{Transport, TransportArgs},
 };
 use penstock_rdma::{Policy, Via};
@@ -95,7 +95,7 @@ pub async fn run(
             .passthrough_socket
             .map_or(Passthrough::Off, Passthrough::ByNode),
     };
-    passthrough::raise_open_files();
+    penstock_service::limits::raise_open_files();
     let listener = listen(&args.socket)?;
     listening.pass();
     tracing::info!(socket = %args.socket.display(), "waiting for mounts");

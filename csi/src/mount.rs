@@ -6,7 +6,7 @@ use crate::{
     fuse::{Session, SessionError},
     metrics::Metrics,
     node::mounts::{self, MountError},
-    passthrough::{self, Passthrough},
+    passthrough::Passthrough,
     transport::{Transport, TransportArgs},
 };
 use penstock_rdma::Policy;
@@ -143,7 +143,7 @@ pub async fn run(
         true => Passthrough::Off,
         false => Passthrough::Here,
     };
-    passthrough::raise_open_files();
+    penstock_service::limits::raise_open_files();
     let volume = Arc::new(Volume::new(storage, staging, look, metrics.clone()).passing(passthrough));
     let path = mounts::folder(&args.path).await?;
     let device = mounts::mount_fuse(&path, &format!("penstock:{}", args.bucket)).await?;

@@ -102,16 +102,6 @@ async fn ask(socket: &Path, call: Call, descriptors: Vec<OwnedFd>) -> io::Result
     asked.await.map_err(io::Error::other)?
 }
 
-/// Lent files take descriptors: as many as the system allows this process without asking.
-pub fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::info!(%error, "the limit of open files stays as it is");
-    }
-}
-
 /// Registers files for the agent, until the listener is dropped. Nobody but `uid` (and root) is served.
 ///
 /// # Errors

@@ -12,11 +12,13 @@
 //! ended: descriptors travel with the first byte of a request or of an answer (`SCM_RIGHTS`), and are collected when its
 //! headers are there.
 
+mod file;
 mod lent;
 mod message;
 mod pool;
 mod stream;
 
+pub use file::file_body;
 pub use lent::{Hold, Lent};
 pub use message::{Extent, Handed, LentHeader};
 pub(crate) use pool::{Answered, Failure, Local};
@@ -24,6 +26,8 @@ pub use stream::{DescriptorStream, Descriptors, MOST_DESCRIPTORS};
 
 use http::HeaderName;
 
+/// Bytes that a slow disk takes in a second: what is read as a file shows no progress, and is given the time it needs.
+pub const SLOW_DISK: u64 = 8 << 20;
 /// Asks a GET for descriptors: [`LEND_PREFERRED`] or [`LEND_ONLY`].
 pub const LEND: HeaderName = HeaderName::from_static("x-penstock-lend");
 /// Value of [`LEND`]: where nothing can be lent, the bytes come as a body.

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod health;
+pub mod limits;
 pub mod logging;
 pub mod shutdown;
 

@@ -9,11 +9,9 @@
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
 use bytes::Bytes;
-use futures::{StreamExt, stream, stream::BoxStream};
-pub use penstock_rdma::local::{Extent, Hold, Lent};
-use std::{
-    collections::BTreeMap, fmt, fs::File, io, ops::Range, os::unix::fs::FileExt, sync::Arc, time::SystemTime,
-};
+use futures::{StreamExt, stream::BoxStream};
+pub use penstock_rdma::local::{Extent, Hold, Lent, file_body};
+use std::{collections::BTreeMap, fmt, fs::File, io, ops::Range, time::SystemTime};
 
 /// Object bytes, in order. An `Err` item ends the stream: what was received until then is not the object.
 pub type Body = BoxStream<'static, std::io::Result<Bytes>>;
@@ -379,28 +377,6 @@ pub trait Engine: Send + Sync + 'static {
     async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>>;
     /// The unfinished uploads of a bucket, by key.
     async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>>;
-}
-
-/// A part of a file as a body. It ends with an error where the file is shorter.
-pub fn file_body(file: File, range: Range<u64>) -> Body {
-    const PIECE: u64 = 1 << 20;
-    let file = Arc::new(file);
-    stream::try_unfold(range.start, move |at| {
-        let (file, end) = (Arc::clone(&file), range.end);
-        async move {
-            if at >= end {
-                return Ok(None);
-            }
-            let reading = tokio::task::spawn_blocking(move || {
-                let mut piece = vec![0; usize::try_from(PIECE.min(end - at)).unwrap_or(0)];
-                file.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
-            });
-            let piece = reading.await.map_err(std::io::Error::other)??;
-            let next = at + piece.len() as u64;
-            Ok(Some((piece, next)))
-        }
-    })
-    .boxed()
 }
 
 /// Why an engine operation failed. The S3 error codes are those of the S3 API, "Error responses".

@@ -398,7 +398,7 @@ fn serve_locally(
              root, could open them for writing"
         ),
     }
-    raise_open_files();
+    penstock_service::limits::raise_open_files();
     let limits = local_path::Limits {
         held: args.local_held_limit.saturating_mul(1 << 20),
         ..local_path::Limits::default()
@@ -419,16 +419,6 @@ fn serve_locally(
     println!("penstock-store serves clients on this host at {}", path.display());
     tracing::info!(socket = %path.display(), "serving clients on this host");
     Ok(Some(server))
-}
-
-/// Lending takes descriptors: as many as the system allows this process without asking.
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::info!(%error, "the limit of open files stays as it is");
-    }
 }
 
 async fn show_usage(engine: Local, rdma: Rdma, metrics: Metrics, draining: CancellationToken) {

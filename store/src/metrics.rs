@@ -25,11 +25,6 @@ struct TransportLabels {
     via: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusalLabels {
-    reason: &'static str,
-}
-
 /// Seconds: from a cached HEAD to a large PUT on a slow disk.
 const DURATIONS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
@@ -54,7 +49,7 @@ struct RdmaMetrics {
     sessions: Gauge,
     queue_pairs: Gauge,
     staging: Gauge,
-    refusals: Family<RefusalLabels, Counter>,
+    refusals: Family<ReasonLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,8 +88,8 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
-            received: received.clone(),
-            sent: sent.clone(),
+            received,
+            sent,
             lending: Arc::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
@@ -195,7 +190,7 @@ impl Metrics {
     }
 
     pub(crate) fn rdma_refused(&self, reason: &'static str) {
-        self.rdma.refusals.get_or_create(&RefusalLabels { reason }).inc();
+        self.rdma.refusals.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(crate) fn show_rdma(&self, sessions: usize, queue_pairs: usize, staging_bytes: u64) {

@@ -11,16 +11,18 @@ use hyper_util::{
 use penstock_service::CancellationToken;
 use stall::WriteDeadline;
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::{
@@ -107,25 +109,9 @@ impl Server {
     /// Serves until the token fires, then lets requests under way end, for at most 10 s.
     pub async fn run(self, draining: CancellationToken) {
         let graceful = GracefulShutdown::new();
-        loop {
-            // A connection beyond the limit waits in the listener's queue until another one ends.
-            let permit = tokio::select! {
-                () = draining.cancelled() => break,
-                permit = Arc::clone(&self.connections).acquire_owned() => permit,
-            };
-            let accepted = tokio::select! {
-                () = draining.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, most likely: others must end before the next one can begin.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+        let accept =
+            |context: &mut Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
+        while let Some((permit, stream)) = next_connection(&draining, &self.connections, accept).await {
             let open = self.metrics.connection();
             let watcher = graceful.watcher();
             let (tls, service, metrics) = (self.tls.clone(), self.service.clone(), self.metrics.clone());
@@ -143,6 +129,33 @@ impl Server {
                 "requests were still under way after {} s and are cut",
                 DRAIN.as_secs()
             );
+        }
+    }
+}
+
+/// The next connection and its place among those that are served at the same time; `None` when the token fired.
+pub(crate) async fn next_connection<S>(
+    draining: &CancellationToken,
+    connections: &Arc<Semaphore>,
+    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>,
+) -> Option<(OwnedSemaphorePermit, S)> {
+    loop {
+        // A connection beyond the limit waits in the listener's queue until another one ends.
+        let permit = tokio::select! {
+            () = draining.cancelled() => return None,
+            permit = Arc::clone(connections).acquire_owned() => permit.ok()?,
+        };
+        let accepted = tokio::select! {
+            () = draining.cancelled() => return None,
+            accepted = poll_fn(&accept) => accepted,
+        };
+        match accepted {
+            Ok(stream) => return Some((permit, stream)),
+            Err(error) => {
+                // Out of descriptors, most likely: others must end before the next one can begin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{failure::Failure, staging::Staged};
 use bytes::Bytes;
 use futures::StreamExt;
+use penstock_rdma::local::SLOW_DISK;
 use penstock_store::engine::{
     Body, Borrower, ByteRange, Engine, Error, Lending, Lent, ListPage, ListQuery, ObjectInfo, ObjectRef,
     Precondition, PutOptions,
@@ -18,8 +19,6 @@ use tokio::time::Instant;
 pub const KEY_MAX: usize = 1024;
 /// A copy moves bytes on the server without a sign of progress, so it is given this many deadlines.
 const COPY_DEADLINES: u32 = 10;
-/// Bytes per second that a storage node on this host stores at least.
-const SLOW_DISK: u64 = 8 << 20;
 /// An object in more files is read a range at a time, so that open files hold few descriptors each.
 const MOST_FILES: usize = 32;
 /// How often the bytes of one read are asked for when they break off.

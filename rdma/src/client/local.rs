@@ -24,8 +24,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// What a slow disk takes in a second.
-const SLOW_DISK: u64 = 8 << 20;
 /// Smaller bodies are sent as they are: making a descriptor costs more than copying them.
 const WORTH_HANDING: usize = 64 << 10;
 
@@ -137,9 +135,7 @@ impl Client {
             return self.borrow_only(request).await;
         }
         if self.inner.options.policy == Policy::Require {
-            let mut request = request.header(LEND, LEND_ONLY)?;
-            request.local_only = true;
-            let response = self.send(&request).await?;
+            let response = self.send(&lend_only(request)?).await?;
             return self.borrowed(&response);
         }
         // One question gets the bytes, lent or in a body.
@@ -154,9 +150,7 @@ impl Client {
         if !self.has_socket() {
             return Ok(None);
         }
-        let mut request = request.header(LEND, LEND_ONLY)?;
-        request.local_only = true;
-        match self.send(&request).await {
+        match self.send(&lend_only(request)?).await {
             Ok(response) => self.borrowed(&response),
             Err(Error::NoFastPath { .. }) => Ok(None),
             Err(error) if error.code() == Some(CANNOT_LEND) => Ok(None),
@@ -282,7 +276,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        let body = read_file(file, range);
+        let body = local::file_body(file, range);
         self.put(bucket, key, Some(length), headers, condition, body)
             .await
     }
@@ -324,12 +318,18 @@ impl Client {
     }
 }
 
+fn lend_only(request: Request) -> Result<Request> {
+    let mut request = request.header(LEND, LEND_ONLY)?;
+    request.local_only = true;
+    Ok(request)
+}
+
 fn handing(request: Request, file: &Arc<File>, handed: Handed) -> Result<Request> {
     let mut request = request.header(HANDED, &handed.to_string())?;
     request.handed = Some(Arc::clone(file));
     request.local_only = true;
     // Nothing is seen of its progress.
-    request.patience = Duration::from_secs(handed.length / SLOW_DISK);
+    request.patience = Duration::from_secs(handed.length / local::SLOW_DISK);
     Ok(request)
 }
 
@@ -363,29 +363,6 @@ fn checked(lent: &Lent, expected: Option<u64>) -> stream::BoxStream<'static, Res
             Some(Err(error)) => Some((Err(read_failed(error)), None)),
             None if digest.finalize() != expected => Some((Err(Error::Damaged), None)),
             None => None,
-        }
-    })
-    .boxed()
-}
-
-/// A part of a file as a body, for whoever must send its bytes.
-fn read_file(file: Arc<File>, range: std::ops::Range<u64>) -> stream::BoxStream<'static, io::Result<Bytes>> {
-    const PIECE: u64 = 1 << 20;
-    stream::try_unfold(range.start, move |at| {
-        let (file, end) = (Arc::clone(&file), range.end);
-        async move {
-            if at >= end {
-                return Ok(None);
-            }
-            let reading = tokio::task::spawn_blocking(move || {
-                use std::os::unix::fs::FileExt;
-                let length = usize::try_from(PIECE.min(end - at)).unwrap_or(0);
-                let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
-            });
-            let bytes = reading.await.map_err(io::Error::other)??;
-            let next = at + bytes.len() as u64;
-            Ok(Some((bytes, next)))
         }
     })
     .boxed()

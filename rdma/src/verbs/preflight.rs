@@ -6,8 +6,8 @@ use super::{
     memory::{locked_memory_limit, may_lock_any},
     sys::Verbs,
 };
-use crate::fabric::{DeviceInfo, Error, Pages, Purpose, Unavailable};
-use std::{fs, path::Path};
+use crate::fabric::{Device, DeviceInfo, Error, Pages, Purpose, Unavailable};
+use std::{fs, path::Path, sync::Arc};
 
 /// What is registered to find out whether it may be.
 const TRIAL: usize = 64 << 20;
@@ -114,24 +114,35 @@ pub async fn run(options: &Options) -> Report {
 }
 
 async fn attempt(options: &Options) -> Result<DeviceInfo, Error> {
-    let device = open(options)?;
-    let info = device.info().clone();
-    let registered = tokio::task::spawn_blocking(move || {
-        let pages = Pages::new(TRIAL).map_err(|error| Error::Device {
-            doing: "allocate memory",
-            cause: error.to_string(),
-        })?;
-        device.register(pages, Purpose::Windows).map(drop)
-    })
-    .await;
-    match registered {
-        Ok(Ok(())) => Ok(info),
-        Ok(Err(Error::Memlock { .. })) => Err(Unavailable::MemlockTooLow.into()),
-        Ok(Err(error)) => Err(error),
+    let options = options.clone();
+    let tried = tokio::task::spawn_blocking(move || open_tried(&options, Purpose::Windows)).await;
+    match tried {
+        Ok(device) => Ok(device?.info().clone()),
         Err(error) => Err(Error::Device {
             doing: "register memory",
             cause: error.to_string(),
         }),
+    }
+}
+
+/// Opens the best device that `options` allow, and registers 64 MiB with it once: most of what stands in the way of RDMA in a
+/// container shows there. Blocks.
+///
+/// # Errors
+/// As [`open`]; [`Unavailable::MemlockTooLow`] when the process may not pin so much.
+///
+/// # Panics
+/// Outside a Tokio runtime with I/O.
+pub fn open_tried(options: &Options, purpose: Purpose) -> Result<Arc<dyn Device>, Error> {
+    let device = open(options)?;
+    let pages = Pages::new(TRIAL).map_err(|error| Error::Device {
+        doing: "allocate memory",
+        cause: error.to_string(),
+    })?;
+    match device.register(pages, purpose) {
+        Ok(_) => Ok(device),
+        Err(Error::Memlock { .. }) => Err(Unavailable::MemlockTooLow.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    task::Context,
     time::Duration,
 };
 use tokio::{
@@ -119,23 +120,9 @@ impl LocalServer {
     pub async fn run(self, draining: CancellationToken) {
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(self.options.max_connections));
-        loop {
-            let permit = tokio::select! {
-                () = draining.cancelled() => break,
-                permit = Arc::clone(&connections).acquire_owned() => permit,
-            };
-            let accepted = tokio::select! {
-                () = draining.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "a local connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+        let accept =
+            |context: &mut Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
+        while let Some((permit, stream)) = server::next_connection(&draining, &connections, accept).await {
             let Some(uid) = self.admit(&stream) else {
                 self.metrics.connection_failed();
                 continue;

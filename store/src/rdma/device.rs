@@ -1,14 +1,11 @@
 //! The device of a storage node.
 
 use penstock_rdma::{
-    fabric::{Device, DeviceInfo, Error, Pages, Purpose, Unavailable},
-    verbs::{Options, open},
+    fabric::{Device, DeviceInfo, Error, Purpose, Unavailable},
+    verbs::{Options, preflight::open_tried},
 };
 use serde::Serialize;
 use std::sync::Arc;
-
-/// What is registered before a device is called usable: most of what stands in the way of RDMA in a container shows here.
-const TRIAL: usize = 64 << 20;
 
 /// Opens the RDMA device that `options` choose, and registers memory with it once.
 ///
@@ -18,18 +15,8 @@ const TRIAL: usize = 64 << 20;
 /// # Panics
 /// Outside a Tokio runtime with I/O.
 pub fn open_device(options: &Options) -> Result<Arc<dyn Device>, Unavailable> {
-    let attempt = || {
-        let device = open(options)?;
-        let pages = Pages::new(TRIAL).map_err(|error| Error::Device {
-            doing: "allocate memory",
-            cause: error.to_string(),
-        })?;
-        device.register(pages, Purpose::Staging)?;
-        Ok(device)
-    };
-    attempt().map_err(|error| match error {
+    open_tried(options, Purpose::Staging).map_err(|error| match error {
         Error::Unavailable(why) => why,
-        Error::Memlock { .. } => Unavailable::MemlockTooLow,
         other => Unavailable::Failed(other.to_string()),
     })
 }
