@@ -259,9 +259,10 @@ pub struct Rdma {
     )]
     pub extended_resource: Option<String>,
 
-    /// Name of the device, as `mlx5_0`. Default: the first one that can be used.
+    /// Names of the devices, as `mlx5_0,mlx5_1`: bytes go over all of them, and over the others when one fails. Default: all that
+    /// are as fast as the fastest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]+$"), length(max = 63))]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*$"), length(max = 1023))]
     pub device: Option<String>,
 
     /// Run in the network of the Kubernetes node, where the RDMA NIC has its addresses.

@@ -3,10 +3,10 @@
 //! Kubernetes reads them from the Secret that the StorageClass or the PersistentVolume names, which the operator keeps
 //! (`<cluster>-credentials`), so that neither the driver nor its users look for an endpoint.
 
-use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy, fabric::Device};
+use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy, fabric::Rails};
 use penstock_store::remote::Remote;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fmt, path::PathBuf};
 
 const ACCESS_KEY_ID: &str = "accessKeyId";
 const SECRET_ACCESS_KEY: &str = "secretAccessKey";
@@ -109,19 +109,19 @@ impl Access {
     }
 
     /// As [`Access::engine`]; bytes of objects travel by the path of this host or by RDMA as far as `policy`, `host` and
-    /// `device` let them.
+    /// `rails` let them.
     ///
     /// # Errors
     /// As [`Access::engine`].
     pub fn engine_by(
         &self,
         policy: Policy,
-        device: Option<Arc<dyn Device>>,
+        rails: Option<Rails>,
         host: &Host,
     ) -> Result<Remote, penstock_rdma::Error> {
         let options = Options {
             policy,
-            device,
+            rails,
             region: self.region.clone(),
             ca_pem: self.ca_pem.clone().map(String::into_bytes),
             local_socket: host.local_socket.clone(),

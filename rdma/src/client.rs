@@ -14,7 +14,7 @@ mod upload;
 
 pub use object::{Download, Fallback};
 
-use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Device, local::Local};
+use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Rails, local::Local};
 use body::Outgoing;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -49,11 +49,11 @@ pub struct Options {
     pub parallel_parts: usize,
     /// Which ways the bytes of objects may travel.
     pub policy: Policy,
-    /// The RDMA device of this machine; without one, bytes do not go by RDMA.
-    pub device: Option<Arc<dyn Device>>,
-    /// Registered memory for reads and writes together, in bytes. It is pinned as it is first needed.
+    /// The RDMA devices of this machine; without, bytes do not go by RDMA. Clients with the same ones share their memory.
+    pub rails: Option<Rails>,
+    /// Registered memory of each rail for reads and writes together, in bytes. It is pinned as it is first needed.
     pub rdma_memory: u64,
-    /// Connections by RDMA to the storage node. Each one serves many requests at a time.
+    /// Connections by RDMA to the storage node over each rail. Each one serves many requests at a time.
     pub rdma_sessions: usize,
     /// Where HTTP is allowed, writes and ranges of fewer bytes than this go by it.
     pub rdma_threshold: u64,
@@ -79,7 +79,7 @@ impl Default for Options {
             part_size: 16 << 20,
             parallel_parts: 2,
             policy: Policy::default(),
-            device: None,
+            rails: None,
             rdma_memory: 256 << 20,
             rdma_sessions: 2,
             rdma_threshold: 16 << 10,
@@ -95,7 +95,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
-    /// `None` without a device, where RDMA is switched off, and in the client that the RDMA side itself uses.
+    /// `None` without rails, where RDMA is switched off, and in the client that the RDMA side itself uses.
     rdma: Option<Arc<Rdma>>,
 }
 
@@ -142,8 +142,8 @@ impl Client {
             rdma: None,
         };
         let options = &plain.inner.options;
-        let device = options.device.clone().filter(|_| options.policy != Policy::Off);
-        let rdma = device.map(|device| Arc::new(Rdma::new(plain.clone(), device)));
+        let rails = options.rails.clone().filter(|_| options.policy != Policy::Off);
+        let rdma = rails.map(|rails| Arc::new(Rdma::new(plain.clone(), rails)));
         Ok(Self { rdma, ..plain })
     }
 

@@ -13,9 +13,11 @@
 pub mod loopback;
 mod memory;
 mod pool;
+mod rails;
 
 pub use memory::{Memory, Pages, Registration};
 pub use pool::{Pool, PoolUsage, Pooled, Slot};
+pub use rails::{Look, Rail, Rails, Source};
 
 use futures::future::BoxFuture;
 use std::{fmt, net::Ipv6Addr, ops::Range, sync::Arc, time::Duration};
@@ -69,7 +71,7 @@ pub struct Connection {
 }
 
 /// What memory is registered for. Each kind gets the least rights that do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// This end's own operations only; no peer can reach it (local write).
     Staging,
@@ -145,6 +147,12 @@ pub trait Device: Send + Sync + fmt::Debug + 'static {
     fn is_active(&self) -> bool {
         true
     }
+    /// Whether it is lost and must be opened anew (a fatal error, or it was taken out).
+    fn has_failed(&self) -> bool {
+        false
+    }
+    /// Whether `memory` is registered with it.
+    fn owns(&self, memory: &Memory) -> bool;
     /// Registers memory. Costs time (page pinning), so registered memory is kept in pools.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! ```text
 //!   sys          libibverbs, loaded at run time
 //!   device       which devices there are, and which to use (sysfs)
+//!   machine      all ports that are used, for as long as the process runs
 //!   context      an open device: protection domain, limits, what lives on it
 //!   memory       registrations
 //!   queue_pair   RC queue pairs, and what they own until it is done
@@ -16,6 +17,7 @@
 mod completion;
 mod context;
 mod device;
+mod machine;
 mod memory;
 pub mod preflight;
 mod queue_pair;
@@ -24,3 +26,4 @@ mod windows;
 
 pub use context::{Options, open};
 pub use device::{Choice, GidEntry, Port, Sysfs};
+pub use machine::{Machine, PAUSE};

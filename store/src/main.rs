@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use penstock_rdma::{fabric::Unavailable, verbs};
+use penstock_rdma::{
+    fabric::{Purpose, Rails, Unavailable},
+    verbs::{self, Machine, PAUSE},
+};
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
     local::{Local, OpenError, ViewError},
     local_path::{self, Ledger, LocalServer, SocketOptions},
     metrics::Metrics,
-    rdma::{self, Rdma, Standing},
+    rdma::{self, Rdma},
     s3::Service,
     server::{self, Server},
 };
@@ -53,9 +56,14 @@ struct Preflight {
 
 #[derive(Debug, clap::Args)]
 struct DeviceArgs {
-    /// This RDMA device only, by its name in /sys/class/infiniband; else the fastest that works.
-    #[arg(long, env = "PENSTOCK_RDMA_DEVICE", value_name = "NAME")]
-    rdma_device: Option<String>,
+    /// These RDMA devices only, by their names in /sys/class/infiniband; else all that are as fast as the fastest.
+    #[arg(
+        long,
+        env = "PENSTOCK_RDMA_DEVICE",
+        value_name = "NAME,…",
+        value_delimiter = ','
+    )]
+    rdma_device: Vec<String>,
 
     /// The local address that clients reach; the RDMA port that has it is used.
     #[arg(long, env = "PENSTOCK_RDMA_ADDRESS", value_name = "IP")]
@@ -66,7 +74,7 @@ impl DeviceArgs {
     fn options(&self) -> verbs::Options {
         verbs::Options {
             choice: verbs::Choice {
-                device: self.rdma_device.clone(),
+                devices: self.rdma_device.clone(),
                 address: self.rdma_address,
                 ..verbs::Choice::default()
             },
@@ -136,7 +144,7 @@ struct RdmaArgs {
     #[command(flatten)]
     device: DeviceArgs,
 
-    /// Registered memory between disk and RDMA device, in MiB; it is pinned as it is first needed.
+    /// Registered memory between disk and each RDMA device, in MiB; it is pinned as it is first needed.
     #[arg(long = "rdma-staging", env = "PENSTOCK_RDMA_STAGING", value_name = "MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(2..=1_048_576))]
     staging: u32,
@@ -160,29 +168,20 @@ enum RdmaPolicy {
 }
 
 impl RdmaArgs {
-    /// The RDMA side as asked for; says in one log line what it is.
-    fn open(&self, metrics: &Metrics) -> Result<(Rdma, Standing), Unavailable> {
+    /// The RDMA side as asked for.
+    fn open(&self, metrics: &Metrics) -> Result<Rdma, Unavailable> {
         if self.policy == RdmaPolicy::Off {
             tracing::info!("RDMA is switched off; bytes go as HTTP bodies");
-            return Ok((Rdma::off(metrics.clone()), Standing::off()));
+            return Ok(Rdma::off(metrics.clone()));
         }
-        match rdma::open_device(&self.device.options()) {
-            Ok(device) => {
-                let info = device.info();
-                tracing::info!(
-                    device = info.name, gid = %info.gid, netdev = info.netdev, gbits = info.gbits, mtu = info.mtu,
-                    "bytes go by RDMA where clients can"
-                );
-                let standing = Standing::of(Ok(info));
-                Ok((Rdma::new(device, self.limits(), metrics.clone()), standing))
-            }
-            Err(unavailable) if self.policy == RdmaPolicy::Prefer => {
-                let reason = unavailable.reason();
-                tracing::info!(reason, "no RDMA, so bytes go as HTTP bodies: {unavailable}");
-                Ok((Rdma::off(metrics.clone()), Standing::of(Err(&unavailable))))
-            }
-            Err(unavailable) => Err(unavailable),
+        let machine = Machine::new(self.device.options(), Purpose::Staging);
+        let rails = Rails::watch(machine, PAUSE);
+        if let Err(why) = rails.standing()
+            && self.policy == RdmaPolicy::Require
+        {
+            return Err(why);
         }
+        Ok(Rdma::new(rails, self.limits(), metrics.clone()))
     }
 
     fn limits(&self) -> rdma::Limits {
@@ -312,10 +311,11 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 
     let mut admin = Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
-    let (rdma, standing) = serve.rdma.open(&metrics)?;
+    let rdma = serve.rdma.open(&metrics)?;
+    let asked = rdma.clone();
     admin
         .documents
-        .push(("/rdma", Box::new(move || standing.document())));
+        .push(("/rdma", Box::new(move || asked.standing().document())));
     let id = local_path::identity(&serve.data)?;
     let door = Service::with_rdma(
         Arc::new(engine.clone()),

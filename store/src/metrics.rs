@@ -47,6 +47,7 @@ pub struct Metrics {
 #[derive(Default)]
 struct RdmaMetrics {
     sessions: Gauge,
+    ports: Gauge,
     queue_pairs: Gauge,
     staging: Gauge,
     refusals: Family<ReasonLabels, Counter>,
@@ -149,6 +150,11 @@ impl Metrics {
         let rdma = &metrics.rdma;
         registry.register("rdma_sessions", "RDMA sessions", rdma.sessions.clone());
         registry.register(
+            "rdma_ports",
+            "Ports of RDMA devices that are up",
+            rdma.ports.clone(),
+        );
+        registry.register(
             "rdma_queue_pairs",
             "Queue pairs on the RDMA device, dead ones that still hold memory included",
             rdma.queue_pairs.clone(),
@@ -193,10 +199,11 @@ impl Metrics {
         self.rdma.refusals.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    pub(crate) fn show_rdma(&self, sessions: usize, queue_pairs: usize, staging_bytes: u64) {
+    pub(crate) fn show_rdma(&self, ports: usize, sessions: usize, queue_pairs: usize, staging_bytes: u64) {
         self.rdma
             .sessions
             .set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        self.rdma.ports.set(i64::try_from(ports).unwrap_or(i64::MAX));
         self.rdma
             .queue_pairs
             .set(i64::try_from(queue_pairs).unwrap_or(i64::MAX));

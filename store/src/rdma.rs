@@ -17,14 +17,14 @@ mod send;
 mod sessions;
 mod transfer;
 
-pub use device::{Standing, open_device};
+pub use device::Standing;
 
 pub(crate) use connect::{Names, Route};
 pub(crate) use receive::Receipt;
 pub(crate) use refusal::Refusal;
 
 use crate::metrics::Metrics;
-use penstock_rdma::fabric::{Device, Pool, Purpose};
+use penstock_rdma::fabric::{Pool, Purpose, Rail, Rails};
 use sessions::Sessions;
 use std::{sync::Arc, time::Duration};
 use transfer::CHUNK;
@@ -32,7 +32,7 @@ use transfer::CHUNK;
 /// How much of it there is. Each is a bound, so that no client can have all of the storage node.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Registered memory between disk and NIC, in bytes.
+    /// Registered memory between disk and each NIC, in bytes.
     pub staging_bytes: u64,
     /// Sessions of one access key.
     pub sessions_per_key: usize,
@@ -70,10 +70,15 @@ pub struct Rdma {
 }
 
 struct Plane {
-    device: Arc<dyn Device>,
-    staging: Arc<Pool>,
+    rails: Rails,
     sessions: Arc<Sessions>,
     limits: Limits,
+}
+
+impl Plane {
+    fn staging(&self, rail: &Rail) -> Arc<Pool> {
+        rail.pool(Purpose::Staging, CHUNK, self.limits.staging_bytes)
+    }
 }
 
 impl Rdma {
@@ -82,18 +87,24 @@ impl Rdma {
         Self { plane: None, metrics }
     }
 
-    /// RDMA through `device`. Call it inside a Tokio runtime.
-    pub fn new(device: Arc<dyn Device>, limits: Limits, metrics: Metrics) -> Self {
-        let staging = Pool::new(Arc::clone(&device), Purpose::Staging, CHUNK, limits.staging_bytes);
-        let sessions = Sessions::begin(&limits);
+    /// RDMA over `rails`, those that come later too. Call it inside a Tokio runtime.
+    pub fn new(rails: Rails, limits: Limits, metrics: Metrics) -> Self {
+        let sessions = Sessions::begin(&limits, rails.clone());
         Self {
             plane: Some(Arc::new(Plane {
-                device,
-                staging,
+                rails,
                 sessions,
                 limits,
             })),
             metrics,
+        }
+    }
+
+    /// How it stands now.
+    pub fn standing(&self) -> Standing {
+        match &self.plane {
+            Some(plane) => Standing::of(plane.rails.standing()),
+            None => Standing::off(),
         }
     }
 
@@ -111,18 +122,23 @@ impl Rdma {
 
     /// Staging memory in use now, in bytes.
     pub fn staging_in_use(&self) -> u64 {
-        let used = self.plane.as_ref().map_or(0, |plane| plane.staging.usage().used);
-        used as u64 * CHUNK as u64
+        self.rails().iter().map(|rail| rail.taken_bytes()).sum()
     }
 
     /// Shows what is in use.
     pub fn show_usage(&self) {
-        let Some(plane) = &self.plane else {
-            return;
-        };
-        let device = plane.device.usage();
+        let rails = self.rails();
+        let queue_pairs = rails.iter().map(|rail| rail.device().usage().queue_pairs).sum();
+        let active = rails.iter().filter(|rail| rail.is_active()).count();
         self.metrics
-            .show_rdma(self.sessions(), device.queue_pairs, self.staging_in_use());
+            .show_rdma(active, self.sessions(), queue_pairs, self.staging_in_use());
+    }
+
+    fn rails(&self) -> Vec<Arc<Rail>> {
+        self.plane
+            .as_ref()
+            .map(|plane| plane.rails.all())
+            .unwrap_or_default()
     }
 
     /// Counts a refusal on its way to the client.

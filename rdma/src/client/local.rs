@@ -36,7 +36,11 @@ pub(super) fn of(options: &Options) -> Option<Arc<local::Local<Outgoing>>> {
             options.local_sockets.clone(),
             options.connect_timeout,
             // Where there is another way, a socket that does not answer is let be for a while.
-            options.policy != Policy::Require || options.device.is_some(),
+            options.policy != Policy::Require
+                || options
+                    .rails
+                    .as_ref()
+                    .is_some_and(|rails| !rails.all().is_empty()),
         ))
     })
 }
@@ -107,7 +111,7 @@ impl Client {
                 performed: false,
                 // A storage node that is being restarted comes back; the socket of none does not.
                 repeatable: self.inner.options.policy == Policy::Require
-                    && self.inner.options.device.is_none()
+                    && self.by_rdma().is_none()
                     && self.has_socket(),
                 headers: Box::default(),
             });
@@ -131,7 +135,7 @@ impl Client {
             return Ok(None);
         }
         // What cannot be lent may come by RDMA.
-        if self.rdma.is_some() {
+        if self.by_rdma().is_some() {
             return self.borrow_only(request).await;
         }
         if self.inner.options.policy == Policy::Require {

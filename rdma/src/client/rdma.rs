@@ -1,8 +1,8 @@
 //! Bytes by RDMA: the client of `s3rdma-rc-1` (`docs/protocol.md`).
 //!
 //! ```text
-//!   get, put, upload_part ── read, write ──┐
-//!   get_into_memory, put_from_memory ──────┤── exchange: open a window, ask for it, close it or kill ── Sessions
+//!   get, put, upload_part ── read, write ── lanes ──┐   each rail in turn, the least used one first
+//!   get_into_memory, put_from_memory ───────────────┤── exchange: open a window, ask for it, close it or kill ── Sessions
 //! ```
 //! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
 //! again only when the window is closed, or the queue pair dead.
@@ -10,15 +10,16 @@
 mod connect;
 mod exchange;
 mod judge;
+mod lanes;
 mod memory;
 mod read;
 mod sessions;
 mod write;
 
 use super::Client;
-use crate::fabric::{Device, Pool, Purpose};
+use crate::fabric::Rails;
 use crate::{Error, Policy, Result, Via, Way};
-use sessions::Sessions;
+use lanes::Lanes;
 use std::sync::Arc;
 
 /// Bytes of one window of a GET. Enough of them are under way to hide a round trip, and one is small enough to be had.
@@ -28,25 +29,14 @@ const WINDOW: usize = 4 << 20;
 pub(super) struct Rdma {
     /// The same client without this side: what commands are sent with.
     plain: Client,
-    device: Arc<dyn Device>,
-    sessions: Sessions,
-    /// Windows of GETs.
-    windows: Arc<Pool>,
-    /// Windows of PUTs, each as large as a part.
-    parts: Arc<Pool>,
+    lanes: Lanes,
 }
 
 impl Rdma {
     /// Nothing is sent and no memory registered yet.
-    pub fn new(plain: Client, device: Arc<dyn Device>) -> Self {
-        let options = &plain.inner.options;
-        let half = options.rdma_memory / 2;
-        let pool = |chunk| Pool::new(Arc::clone(&device), Purpose::Windows, chunk, half);
+    pub fn new(plain: Client, rails: Rails) -> Self {
         Self {
-            windows: pool(WINDOW),
-            parts: pool(options.part_size),
-            sessions: Sessions::new(plain.clone(), Arc::clone(&device)),
-            device,
+            lanes: Lanes::new(plain.clone(), rails),
             plain,
         }
     }
@@ -54,8 +44,16 @@ impl Rdma {
 
 impl Client {
     /// The RDMA side, where there is a device and the policy allows it.
-    fn by_rdma(&self) -> Option<&Arc<Rdma>> {
-        self.rdma.as_ref()
+    pub(super) fn by_rdma(&self) -> Option<&Arc<Rdma>> {
+        self.rdma.as_ref().filter(|rdma| rdma.lanes.exist())
+    }
+
+    /// Why there is no RDMA device here.
+    fn no_device(&self) -> String {
+        match &self.rdma {
+            Some(rdma) => rdma.lanes.why_none(),
+            None => "this end has no RDMA device".to_owned(),
+        }
     }
 
     /// Whether bytes may go as an HTTP body, when they do not go by RDMA because of `why`.
@@ -67,7 +65,8 @@ impl Client {
             return Ok(());
         }
         Err(why.unwrap_or_else(|| {
-            self.no_fast_path("no socket of it is known on this host, and this end has no RDMA device")
+            let device = self.no_device();
+            self.no_fast_path(format!("no socket of it is known on this host, and {device}"))
         }))
     }
 
@@ -85,10 +84,10 @@ impl Client {
         }
         let Some(rdma) = self.by_rdma() else {
             return Ok(http(
-                (self.inner.options.policy != Policy::Off).then(|| "this end has no RDMA device".to_owned()),
+                (self.inner.options.policy != Policy::Off).then(|| self.no_device()),
             ));
         };
-        match rdma.sessions.get().await {
+        match rdma.lanes.session().await {
             Ok(_) => Ok(Way {
                 via: Via::Rdma,
                 why: None,
@@ -102,7 +101,7 @@ impl Client {
     /// Ends the RDMA sessions, so that the storage node need not wait for them to be idle. Requests make new ones.
     pub async fn disconnect(&self) {
         if let Some(rdma) = self.by_rdma() {
-            rdma.sessions.end_all().await;
+            rdma.lanes.end_all().await;
         }
     }
 }

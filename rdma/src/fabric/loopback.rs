@@ -61,6 +61,7 @@ struct Inner {
     most_queue_pairs: AtomicUsize,
     most_registered: AtomicU64,
     active: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl LoopbackDevice {
@@ -104,6 +105,12 @@ impl LoopbackDevice {
         }
     }
 
+    /// It is lost, and nothing on it works any more.
+    pub fn fail(&self) {
+        self.inner.failed.store(true, Ordering::SeqCst);
+        self.kill_all();
+    }
+
     /// Moves all of its queue pairs to ERR.
     pub fn kill_all(&self) {
         let mut state = self.inner.network.state();
@@ -134,6 +141,14 @@ impl Device for LoopbackDevice {
 
     fn is_active(&self) -> bool {
         self.inner.active.load(Ordering::SeqCst)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.inner.failed.load(Ordering::SeqCst)
+    }
+
+    fn owns(&self, memory: &Memory) -> bool {
+        region_of(&self.inner.network.state(), &self.inner, memory).is_some()
     }
 
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory> {

@@ -260,6 +260,9 @@ mod tests {
             self.ever.fetch_add(1, Ordering::SeqCst);
             Ok(Memory::new(pages, Box::new(Counted(self.now.clone()))))
         }
+        fn owns(&self, memory: &Memory) -> bool {
+            memory.registration().as_any().is::<Counted>()
+        }
         fn queue_pair(&self, _: u16) -> Result<Arc<dyn QueuePair>> {
             Err(Error::Dead)
         }

@@ -67,8 +67,8 @@ pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     let usable = Sysfs::default().choose(&options.choice)?;
     let mut last = None;
     for (port, gid) in usable {
-        match Context::open(verbs, options, port, gid) {
-            Ok(context) => return Ok(Arc::new(Opened(context))),
+        match open_port(verbs, options, port, gid) {
+            Ok(device) => return Ok(device),
             Err(error) => {
                 tracing::debug!(%error, "an RDMA device cannot be used");
                 last.get_or_insert(error);
@@ -77,6 +77,16 @@ pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     }
     // `choose` gives at least one.
     Err(last.unwrap_or(Error::Dead))
+}
+
+/// Opens a port that [`Sysfs::choose`] found usable.
+pub(super) fn open_port(
+    verbs: &'static Verbs,
+    options: &Options,
+    port: Port,
+    gid: GidEntry,
+) -> Result<Arc<dyn Device>> {
+    Ok(Arc::new(Opened(Context::open(verbs, options, port, gid)?)))
 }
 
 /// What soft-RoCE calls its vendor.
@@ -314,6 +324,14 @@ impl Device for Opened {
 
     fn is_active(&self) -> bool {
         self.0.is_active()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.0.has_failed()
+    }
+
+    fn owns(&self, memory: &Memory) -> bool {
+        Region::of(&self.0, memory).is_ok()
     }
 
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory> {

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The wishes for a device. All are wishes about which of the usable ones is best, except `device` and `port`.
+/// The wishes for a device. All are wishes about which of the usable ones is best, except `devices` and `port`.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// This device and no other, by its name in `/sys/class/infiniband`.
-    pub device: Option<String>,
+    /// These devices and no others, by their names in `/sys/class/infiniband`; any where it is empty.
+    pub devices: Vec<String>,
     /// This port and no other.
     pub port: Option<u8>,
     /// The port that has this address: the one that the peer reaches this end by.
@@ -156,7 +156,7 @@ impl Sysfs {
             .collect::<Vec<_>>()
             .join(", ");
         let wanted = all.into_iter().filter(|port| {
-            choice.device.as_ref().is_none_or(|name| *name == port.device)
+            (choice.devices.is_empty() || choice.devices.contains(&port.device))
                 && choice.port.is_none_or(|number| number == port.number)
         });
         let (mut usable, mut why) = (Vec::new(), None);
@@ -184,11 +184,10 @@ impl Sysfs {
         }
         if usable.is_empty() {
             return Err(why.unwrap_or_else(|| {
-                let which = choice
-                    .device
-                    .as_deref()
-                    .map(|name| format!(" {name}"))
-                    .unwrap_or_default();
+                let mut which = choice.devices.join(" or ");
+                if !which.is_empty() {
+                    which.insert(0, ' ');
+                }
                 let which = choice
                     .port
                     .map_or(which.clone(), |port| format!("{which} with a port {port}"));
@@ -407,7 +406,7 @@ mod tests {
         );
         assert_eq!(
             order(Choice {
-                device: Some("b".to_owned()),
+                devices: vec!["b".to_owned()],
                 ..Choice::default()
             }),
             "b"
@@ -438,7 +437,7 @@ mod tests {
             }
         );
         let named = reason(&Choice {
-            device: Some("x".to_owned()),
+            devices: vec!["x".to_owned()],
             port: Some(2),
             ..Choice::default()
         });

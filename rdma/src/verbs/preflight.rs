@@ -125,22 +125,24 @@ async fn attempt(options: &Options) -> Result<DeviceInfo, Error> {
     }
 }
 
-/// Opens the best device that `options` allow, and registers 64 MiB with it once: most of what stands in the way of RDMA in a
-/// container shows there. Blocks.
+/// Opens the best device that `options` allow, and [tries](try_memory) it. Blocks.
+fn open_tried(options: &Options, purpose: Purpose) -> Result<Arc<dyn Device>, Error> {
+    let device = open(options)?;
+    try_memory(&*device, purpose)?;
+    Ok(device)
+}
+
+/// Registers 64 MiB once: most of what stands in the way of RDMA in a container shows there. Blocks.
 ///
 /// # Errors
-/// As [`open`]; [`Unavailable::MemlockTooLow`] when the process may not pin so much.
-///
-/// # Panics
-/// Outside a Tokio runtime with I/O.
-pub fn open_tried(options: &Options, purpose: Purpose) -> Result<Arc<dyn Device>, Error> {
-    let device = open(options)?;
+/// [`Unavailable::MemlockTooLow`] when the process may not pin so much.
+pub(super) fn try_memory(device: &dyn Device, purpose: Purpose) -> Result<(), Error> {
     let pages = Pages::new(TRIAL).map_err(|error| Error::Device {
         doing: "allocate memory",
         cause: error.to_string(),
     })?;
     match device.register(pages, purpose) {
-        Ok(_) => Ok(device),
+        Ok(_) => Ok(()),
         Err(Error::Memlock { .. }) => Err(Unavailable::MemlockTooLow.into()),
         Err(error) => Err(error),
     }

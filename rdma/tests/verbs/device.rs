@@ -39,7 +39,7 @@ async fn the_device_is_what_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_not_there_is_named() {
     let choice = Choice {
-        device: Some("mlx5_7".to_owned()),
+        devices: vec!["mlx5_7".to_owned()],
         ..Choice::default()
     };
     let error = verbs::open(&Options { choice, ..options() }).unwrap_err();

@@ -8,7 +8,7 @@ use super::{
 use crate::s3::note_operation;
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use penstock_rdma::{
-    fabric::{Connection, Device, QueuePair},
+    fabric::{Connection, Device, QueuePair, Rail},
     protocol::{CONNECT, DISCONNECT, Grant, NAME, Offer, Psn, QpToken, RESERVED, SessionId, header},
 };
 use s3s::{
@@ -88,11 +88,9 @@ impl Rdma {
             None => Offer::default(),
             Some(_) => Offer::parse(text(headers, &header::CAPS, "x-amz-rdma-caps")?)?,
         };
-        if !plane.device.is_active() {
-            return Err(Refusal::Busy(Limit::Port));
-        }
+        let rail = plane.sessions.rail_for(&peer)?;
         let place = plane.sessions.reserve(owner)?;
-        let grant = plane.grant(offer);
+        let grant = plane.grant(&rail, offer);
         let psn = Psn::random();
         let connection = Connection {
             peer,
@@ -101,14 +99,14 @@ impl Rdma {
             mtu: grant.mtu,
             read_depth: grant.read_depth,
         };
-        let device = Arc::clone(&plane.device);
+        let device = Arc::clone(rail.device());
         // Drivers talk to their devices here, which takes milliseconds.
         let made = spawn_blocking(move || make(&*device, &connection)).await;
         let queue_pair = made.map_err(|_| Refusal::Busy(Limit::QueuePairs))??;
         let ours = QpToken(queue_pair.address());
         let session = plane
             .sessions
-            .add(place, owner, queue_pair, grant, (peer, peer_psn))?;
+            .add(place, owner, rail, queue_pair, grant, (peer, peer_psn))?;
         tracing::debug!(?session, ?peer, ?grant, "an RDMA session begins");
         let mut answer = S3Response::new(Body::empty());
         for (name, value) in [
@@ -138,8 +136,8 @@ impl Rdma {
 }
 
 impl Plane {
-    fn grant(&self, offer: Offer) -> Grant {
-        let device = self.device.info();
+    fn grant(&self, rail: &Rail, offer: Offer) -> Grant {
+        let device = rail.device().info();
         Grant {
             mtu: offer.mtu.min(device.mtu),
             read_depth: offer.read_depth.min(device.read_depth).max(1),

@@ -1,27 +1,9 @@
-//! The device of a storage node.
+//! How the RDMA devices of a storage node stand.
 
-use penstock_rdma::{
-    fabric::{Device, DeviceInfo, Error, Purpose, Unavailable},
-    verbs::{Options, preflight::open_tried},
-};
+use penstock_rdma::fabric::{DeviceInfo, Unavailable};
 use serde::Serialize;
-use std::sync::Arc;
 
-/// Opens the RDMA device that `options` choose, and registers memory with it once.
-///
-/// # Errors
-/// Why there is none.
-///
-/// # Panics
-/// Outside a Tokio runtime with I/O.
-pub fn open_device(options: &Options) -> Result<Arc<dyn Device>, Unavailable> {
-    open_tried(options, Purpose::Staging).map_err(|error| match error {
-        Error::Unavailable(why) => why,
-        other => Unavailable::Failed(other.to_string()),
-    })
-}
-
-/// How the device of a storage node stands: the document `/rdma` of its admin endpoint, which the operator makes a condition of.
+/// How they stand: the document `/rdma` of its admin endpoint, which the operator makes a condition of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Standing {
     ready: bool,
@@ -39,17 +21,23 @@ impl Standing {
         }
     }
 
-    /// What opening it led to.
-    pub fn of(opened: Result<&DeviceInfo, &Unavailable>) -> Self {
-        match opened {
-            Ok(info) => Self {
-                ready: true,
-                reason: "Ready",
-                message: format!(
-                    "RDMA device {} port {}, GID {}, path MTU {}, {} Gb/s",
-                    info.name, info.port, info.gid, info.mtu, info.gbits
-                ),
-            },
+    /// The devices that work, or why there is none.
+    pub fn of(standing: Result<Vec<DeviceInfo>, Unavailable>) -> Self {
+        match standing {
+            Ok(devices) => {
+                let each = |info: &DeviceInfo| {
+                    format!(
+                        "{} port {}, GID {}, path MTU {}, {} Gb/s",
+                        info.name, info.port, info.gid, info.mtu, info.gbits
+                    )
+                };
+                let devices: Vec<_> = devices.iter().map(each).collect();
+                Self {
+                    ready: true,
+                    reason: "Ready",
+                    message: format!("RDMA device {}", devices.join("; ")),
+                }
+            }
             Err(why) => Self {
                 ready: false,
                 reason: why.reason(),
@@ -75,7 +63,7 @@ mod tests {
             device: "mlx5_0".to_owned(),
             port: 1,
         };
-        let document = Standing::of(Err(&why)).document();
+        let document = Standing::of(Err(why)).document();
         let read: serde_json::Value = serde_json::from_str(&document).unwrap();
         assert_eq!(read["ready"], false);
         assert_eq!(read["reason"], "NoRoceV2Gid");

@@ -94,8 +94,9 @@ async fn begin(
     let lease = plane
         .sessions
         .admit(token.session, &request.owner, request.sequence)?;
-    let first = free(&plane.staging, plane.limits.patience).await?;
-    let mut transfer = Transfer::new(lease, plane.sessions.clone(), plane.staging.clone());
+    let staging = plane.staging(&lease.session.rail);
+    let first = free(&staging, plane.limits.patience).await?;
+    let mut transfer = Transfer::new(lease, plane.sessions.clone(), staging);
     let (to_engine, pieces) = mpsc::channel(1);
     let pumping = tokio::spawn(async move {
         let outcome = tokio::select! {

@@ -82,9 +82,10 @@ impl Rdma {
                 crc64nvme: Digest::new(CrcAlgorithm::Crc64Nvme).finalize(),
             });
         }
-        let first = free(&plane.staging, plane.limits.patience).await?;
+        let staging = plane.staging(&lease.session.rail);
+        let first = free(&staging, plane.limits.patience).await?;
         let immediate = lease.session.grant.immediate;
-        let mut transfer = Transfer::new(lease, plane.sessions.clone(), plane.staging.clone());
+        let mut transfer = Transfer::new(lease, plane.sessions.clone(), staging);
         let client_gone = transfer.stop.clone().drop_guard();
         let source = Source {
             reader: opened.reader,

@@ -2,11 +2,12 @@
 
 use super::{Limits, Refusal, refusal::Limit};
 use penstock_rdma::{
-    fabric::{QpAddress, QueuePair},
+    fabric::{Gid, QpAddress, QueuePair, Rail, Rails},
     protocol::{Grant, Psn, SequenceWindow, SessionId},
 };
 use std::{
     collections::HashMap,
+    net::Ipv6Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// All sessions of a storage node.
 pub(super) struct Sessions {
+    rails: Rails,
     idle: Duration,
     in_flight: usize,
     per_key: usize,
@@ -33,6 +35,7 @@ struct Table {
 pub(super) struct Session {
     id: SessionId,
     owner: String,
+    pub rail: Arc<Rail>,
     pub queue_pair: Arc<dyn QueuePair>,
     pub grant: Grant,
     peer: (QpAddress, Psn),
@@ -57,8 +60,9 @@ pub(super) struct Lease {
 
 impl Sessions {
     /// An empty table, which ends idle sessions by itself while it exists.
-    pub fn begin(limits: &Limits) -> Arc<Self> {
+    pub fn begin(limits: &Limits, rails: Rails) -> Arc<Self> {
         let sessions = Arc::new(Self {
+            rails,
             idle: limits.idle,
             in_flight: limits.in_flight.clamp(1, Semaphore::MAX_PERMITS),
             per_key: limits.sessions_per_key.min(Semaphore::MAX_PERMITS),
@@ -74,9 +78,45 @@ impl Sessions {
                     return;
                 };
                 sessions.end_useless().await;
+                sessions.move_one().await;
             }
         });
         sessions
+    }
+
+    /// The rail for a session with `peer`: one that its packets reach without a router if there is one, and the one with the
+    /// fewest sessions of those.
+    pub fn rail_for(&self, peer: &QpAddress) -> Result<Arc<Rail>, Refusal> {
+        if self.rails.all().is_empty() {
+            return Err(Refusal::Unsupported);
+        }
+        let best = best_rail(&self.rails.active(), peer, &self.table());
+        best.ok_or(Refusal::Busy(Limit::Port))
+    }
+
+    /// Ends one session at rest that would get a rail with less to do if it were made now, as after a port came back. Its
+    /// client makes another one when it needs it.
+    async fn move_one(&self) {
+        let rails = self.rails.active();
+        let moved = {
+            let mut table = self.table();
+            let found = table.sessions.values().find(|session| {
+                let better = best_rail(&rails, &session.peer.0, &table);
+                let gains = better
+                    .is_some_and(|better| table.count_over(&better) + 2 <= table.count_over(&session.rail));
+                gains && self.rests(session)
+            });
+            let id = found.map(|session| session.id);
+            id.and_then(|id| table.sessions.remove(&id))
+        };
+        if let Some(session) = moved {
+            tracing::debug!(session = ?session.id, "an RDMA session ends, to be made anew over a rail with less to do");
+            session.queue_pair.kill().await;
+        }
+    }
+
+    fn rests(&self, session: &Session) -> bool {
+        session.in_flight.available_permits() == self.in_flight
     }
 
     /// A place for one more session of `owner`.
@@ -103,6 +143,7 @@ impl Sessions {
         &self,
         place: Place,
         owner: &str,
+        rail: Arc<Rail>,
         queue_pair: Arc<dyn QueuePair>,
         grant: Grant,
         peer: (QpAddress, Psn),
@@ -111,6 +152,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id,
             owner: owner.to_owned(),
+            rail,
             queue_pair,
             grant,
             peer,
@@ -199,8 +241,7 @@ impl Sessions {
         let useless: Vec<_> = {
             let mut table = self.table();
             let out = |session: &Session| {
-                let resting = session.in_flight.available_permits() == self.in_flight;
-                let idle = resting && lock(&session.used).elapsed() >= self.idle;
+                let idle = self.rests(session) && lock(&session.used).elapsed() >= self.idle;
                 idle || !session.queue_pair.is_alive()
             };
             table.sessions.extract_if(|_, session| out(session)).collect()
@@ -214,6 +255,28 @@ impl Sessions {
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
     }
+}
+
+impl Table {
+    fn count_over(&self, rail: &Rail) -> usize {
+        let over = |session: &&Arc<Session>| session.rail.number() == rail.number();
+        self.sessions.values().filter(over).count()
+    }
+}
+
+fn best_rail(active: &[Arc<Rail>], peer: &QpAddress, table: &Table) -> Option<Arc<Rail>> {
+    let near = |rail: &Rail| same_network(rail.device().info().gid, peer.gid);
+    let best = active
+        .iter()
+        .min_by_key(|rail| (!near(rail), table.count_over(rail)));
+    best.cloned()
+}
+
+/// Whether two ports are, as far as their addresses tell, on one network: /24 with IPv4, /64 with IPv6 and InfiniBand.
+fn same_network(one: Gid, other: Gid) -> bool {
+    let is_ipv4 = |gid: Gid| Ipv6Addr::from(gid.0).to_ipv4_mapped().is_some();
+    let bytes = if is_ipv4(one) { 15 } else { 8 };
+    one.0[..bytes] == other.0[..bytes]
 }
 
 impl Drop for Lease {

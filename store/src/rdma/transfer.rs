@@ -44,6 +44,7 @@ pub(super) enum Stopped {
 }
 
 impl Transfer {
+    /// With the rail's `staging` memory.
     pub fn new(lease: Lease, sessions: Arc<Sessions>, staging: Arc<Pool>) -> Self {
         Self {
             lease,

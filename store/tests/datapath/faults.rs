@@ -170,7 +170,7 @@ async fn a_session_that_fails_takes_no_other_with_it() {
     assert_eq!(status, 500);
     assert_eq!(faulty.node.rdma.sessions(), sessions);
     for (client, key, seed) in [(&one_, "k", 1), (&other, "o", 2)] {
-        let mut memory = client.memory(SIZE).await.unwrap();
+        let mut memory = client.memory(SIZE, None).await.unwrap();
         let outcome;
         (memory, outcome) = client
             .get_into_memory(BUCKET, key, None, &Condition::default(), memory, 0..SIZE)
@@ -190,7 +190,7 @@ async fn a_caller_that_goes_away_in_the_middle_frees_its_memory_and_the_client_c
     let faulty = Faulty::start(impatient()).await;
     let client = faulty.client(Policy::Require);
     put(&client, "k", &pattern(1, SIZE)).await;
-    let memory = client.memory(SIZE).await.unwrap();
+    let memory = client.memory(SIZE, None).await.unwrap();
     let (_go, held) = watch::channel(false);
     faulty.server.inject(1, Effect::Hold(held));
     let always = Condition::default();
@@ -198,7 +198,7 @@ async fn a_caller_that_goes_away_in_the_middle_frees_its_memory_and_the_client_c
     let given_up = tokio::time::timeout(Duration::from_millis(200), reading).await;
     assert!(given_up.is_err());
     faulty.node.rests().await;
-    let memory = client.memory(SIZE).await.unwrap();
+    let memory = client.memory(SIZE, None).await.unwrap();
     let (memory, outcome) = client
         .get_into_memory(BUCKET, "k", None, &always, memory, 0..SIZE)
         .await;
@@ -265,7 +265,7 @@ async fn staging_memory_is_bounded_and_shared_fairly() {
         async move {
             let key = number.to_string();
             put(&client, &key, &pattern(number, SIZE)).await;
-            let memory = client.memory(SIZE).await.unwrap();
+            let memory = client.memory(SIZE, None).await.unwrap();
             let (memory, outcome) = client
                 .get_into_memory(BUCKET, &key, None, &Condition::default(), memory, 0..SIZE)
                 .await;

@@ -36,7 +36,7 @@ pub async fn all(download: Download) -> Result<Vec<u8>, Error> {
     Ok(pieces.concat())
 }
 
-async fn get(client: &Client, key: &str, range: Option<Range>) -> (Via, Vec<u8>) {
+pub async fn get(client: &Client, key: &str, range: Option<Range>) -> (Via, Vec<u8>) {
     let download = client
         .get(BUCKET, key, range, &Condition::default())
         .await
@@ -89,7 +89,7 @@ async fn memory_of_the_callers_is_written_and_read_where_it_lies() {
     let (fabric, server, node) = start().await;
     let client = node.client(Some(fabric.device("client")), Policy::Require);
     let (headers, always) = (ObjectHeaders::default(), Condition::default());
-    let mut memory = client.memory((64 << 20) + 8192).await.unwrap();
+    let mut memory = client.memory((64 << 20) + 8192, None).await.unwrap();
     for (number, size) in SIZES.into_iter().enumerate() {
         // Neither end of the bytes lies on a page or a cache line.
         let place = 4097..4097 + size;

@@ -3,7 +3,7 @@
 use penstock_rdma::{
     Client, Credentials, Options, Policy,
     fabric::{
-        Device,
+        Device, Rails,
         loopback::{LoopbackDevice, Network},
     },
     verbs,
@@ -69,12 +69,16 @@ pub struct Node {
 impl Node {
     /// A node with RDMA by `device`, or without, and one bucket.
     pub async fn start(device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+        Self::start_over(device.map(|device| Rails::of([device])), limits).await
+    }
+
+    pub async fn start_over(rails: Option<Rails>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let engine = Local::open(folder.path()).await.unwrap();
-        let rdma = match device {
-            Some(device) => Rdma::new(device, limits, metrics.clone()),
+        let rdma = match rails {
+            Some(rails) => Rdma::new(rails, limits, metrics.clone()),
             None => Rdma::off(metrics.clone()),
         };
         let door = Service::with_rdma(
@@ -189,7 +193,7 @@ pub fn client_of(
         stall_timeout: Duration::from_secs(5),
         retries: 2,
         part_size: 5 << 20,
-        device,
+        rails: device.map(|device| Rails::of([device])),
         ..Options::default()
     };
     change(&mut options);

@@ -8,6 +8,7 @@ use super::{
     Rdma,
     connect::{Session, insert},
     judge::{Answer, Verdict, Window, judge},
+    lanes::Lane,
 };
 use crate::{
     Error, Policy, Result,
@@ -18,8 +19,6 @@ use http::Response;
 use hyper::body::Incoming;
 use std::{ops::Range, sync::Arc, time::Duration};
 
-/// A session that could not be had is not asked for again before this: longer than failures are remembered.
-const SESSION_PAUSE: Duration = Duration::from_millis(1100);
 /// Slower than this nothing moves, emulated devices included; an answer is waited for accordingly.
 const SLOWEST: u64 = 1 << 20;
 
@@ -33,15 +32,18 @@ pub(in super::super) enum Outcome {
     TooSmall {
         needed: u64,
     },
+    /// There is no session, so nothing was asked.
+    NoSession(Error),
     /// There is no way by RDMA now. The request was not performed, or may be repeated.
     Unavailable(Error),
 }
 
 impl Rdma {
-    /// Performs a request whose bytes go to or come from `memory[bytes]`. Sessions that turn out dead are replaced once;
-    /// a storage node that is busy is asked again, as often as the options say.
+    /// Performs a request whose bytes go to or come from `memory[bytes]`, which belongs to `lane`. Sessions that turn out dead
+    /// are replaced once; a storage node that is busy is asked again, as often as the options say.
     pub async fn perform(
         &self,
+        lane: &Lane,
         request: &Request,
         mut memory: Memory,
         bytes: Range<usize>,
@@ -49,20 +51,9 @@ impl Rdma {
     ) -> (Memory, Result<Outcome>) {
         let (mut renewed, mut tried) = (false, 0);
         loop {
-            let session = match self.sessions.get().await {
+            let session = match lane.sessions.get().await {
                 Ok(session) => session,
-                // Where no other way is allowed, a storage node that is being restarted is waited for.
-                Err(error)
-                    if self.plain.inner.options.policy == Policy::Require
-                        && !matches!(error, Error::NoFastPath { .. })
-                        && tried < self.plain.inner.options.retries =>
-                {
-                    tracing::debug!(%error, tried, "no RDMA session yet");
-                    tokio::time::sleep(pause_before(tried).max(SESSION_PAUSE)).await;
-                    tried += 1;
-                    continue;
-                }
-                Err(error) => return (memory, Ok(Outcome::Unavailable(error))),
+                Err(error) => return (memory, Ok(Outcome::NoSession(error))),
             };
             let (returned, verdict) = self
                 .once(&session, request, memory, bytes.clone(), direction)
@@ -75,7 +66,7 @@ impl Rdma {
                 Verdict::TooSmall { needed } => Ok(Outcome::TooSmall { needed }),
                 Verdict::Final(error) => Err(error),
                 Verdict::NotOurs(cause) => {
-                    self.sessions.mistrust(&cause).await;
+                    self.lanes.mistrust(&cause);
                     Ok(Outcome::Unavailable(self.plain.no_fast_path(cause)))
                 }
                 Verdict::Session { error, performed }
@@ -84,11 +75,15 @@ impl Rdma {
                     Err(error)
                 }
                 Verdict::Session { error, .. } if !renewed => {
+                    lane.doubt();
                     tracing::debug!(%error, "an RDMA session is of no use any more; another one is tried");
                     renewed = true;
                     continue;
                 }
-                Verdict::Session { error, .. } => Ok(Outcome::Unavailable(error)),
+                Verdict::Session { error, .. } => {
+                    lane.doubt();
+                    Ok(Outcome::Unavailable(error))
+                }
                 Verdict::Busy(error) if tried < self.plain.inner.options.retries => {
                     let pause = pause_before(tried);
                     tried += 1;

@@ -1,6 +1,6 @@
-//! Objects straight into and out of memory that the caller registered.
+//! Objects straight into and out of memory that the caller had registered.
 
-use super::{exchange::Outcome, judge::Answer, read::object_checksum};
+use super::{Rdma, exchange::Outcome, judge::Answer, lanes::Lane, read::object_checksum};
 use crate::{
     Condition, Download, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written,
     client::{
@@ -15,23 +15,28 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 impl Client {
-    /// Registered memory of at least `length` bytes, for [`Client::get_into_memory`] and [`Client::put_from_memory`].
-    /// Registering pins pages and takes time: keep it and use it again.
+    /// Registered memory of at least `length` bytes, for [`Client::get_into_memory`] and [`Client::put_from_memory`], with the
+    /// device of `numa_node` where there is one. Registering pins pages and takes time: keep it and use it again.
     ///
     /// # Errors
     /// [`Error::NoFastPath`] without an RDMA device, [`Error::Fabric`] when the device cannot register so much.
-    pub async fn memory(&self, length: usize) -> Result<Memory> {
-        match self.by_rdma() {
-            Some(rdma) => rdma.register(length).await,
-            None => Err(self.no_fast_path("there is no RDMA device")),
+    pub async fn memory(&self, length: usize, numa_node: Option<u16>) -> Result<Memory> {
+        let lane = self.by_rdma().and_then(|rdma| rdma.lanes.near(numa_node));
+        match lane {
+            Some(lane) => lane.register(length).await,
+            None => Err(self.no_fast_path(self.no_device())),
         }
     }
 
-    /// Reads an object, or a range of it, into `memory[bytes]`, from its beginning. The memory comes back in any case; after
-    /// an error, what it holds is undefined.
+    /// Reads an object, or a range of it, into `memory[bytes]`, from its beginning: straight by the device that it is registered
+    /// with, else by any way that is allowed, and a copy. The memory comes back in any case; after an error, what it holds
+    /// is undefined.
     ///
     /// # Errors
     /// As [`Client::get`]; [`Error::Length`] when there are more bytes than fit, [`Error::NoFastPath`] when the policy
@@ -51,48 +56,54 @@ impl Client {
                 .range(range)?
                 .condition(condition)
         });
-        let (request, rdma) = match (prepared, self.by_rdma()) {
-            (Err(error), _) => return (memory, Err(error)),
-            (Ok(_), None) => {
-                return self
-                    .get_staged(bucket, key, range, condition, memory, bytes, None, begun)
-                    .await;
-            }
-            (Ok(request), Some(rdma)) => (request, rdma),
+        let request = match prepared {
+            Ok(request) => request,
+            Err(error) => return (memory, Err(error)),
+        };
+        let Some((rdma, lane)) = self.straight(&memory) else {
+            return self
+                .get_staged(bucket, key, range, condition, memory, bytes, begun)
+                .await;
         };
         let (memory, outcome) = rdma
-            .perform(&request, memory, bytes.clone(), Direction::Written)
+            .perform(&lane, &request, memory, bytes.clone(), Direction::Written)
             .await;
-        let why = match outcome {
-            Err(error) => return (memory, Err(error)),
+        match outcome {
+            Err(error) => (memory, Err(error)),
             Ok(Outcome::Moved(answer)) => {
                 let arrived = bytes.start..bytes.start + usize::try_from(answer.bytes).unwrap_or(0);
                 let outcome = rdma
                     .verified(&answer, &memory[arrived])
                     .and_then(|crc| self.arrived(&answer, crc, begun));
-                return (memory, outcome);
+                (memory, outcome)
             }
             Ok(Outcome::TooSmall { needed }) => {
                 let error = Error::Length {
                     expected: bytes.len() as u64,
                     got: needed,
                 };
-                return (memory, Err(error));
+                (memory, Err(error))
             }
             Ok(Outcome::Declined(Some(response))) => {
                 let allowed = self.by_http(Some(
                     self.no_fast_path("it sends this object as an HTTP body only"),
                 ));
-                return match allowed.and_then(|()| self.download_of(response)) {
+                match allowed.and_then(|()| self.download_of(response)) {
                     Ok(download) => self.stage(download, memory, bytes, begun).await,
                     Err(error) => (memory, Err(error)),
-                };
+                }
             }
-            Ok(Outcome::Declined(None)) => None,
-            Ok(Outcome::Unavailable(error)) => Some(error),
-        };
-        self.get_staged(bucket, key, range, condition, memory, bytes, why, begun)
-            .await
+            Ok(Outcome::Declined(None) | Outcome::Unavailable(_) | Outcome::NoSession(_)) => {
+                self.get_staged(bucket, key, range, condition, memory, bytes, begun)
+                    .await
+            }
+        }
+    }
+
+    /// The rail that reaches `memory`, unless the storage node is on this host: its page cache is nearer than its NIC.
+    fn straight(&self, memory: &Memory) -> Option<(&Arc<Rdma>, Arc<Lane>)> {
+        let rdma = self.by_rdma().filter(|_| !self.is_local())?;
+        Some((rdma, rdma.lanes.owning(memory)?))
     }
 
     fn arrived(&self, answer: &Answer, crc: u64, begun: Instant) -> Result<(ObjectHead, Moved)> {
@@ -116,7 +127,7 @@ impl Client {
         Ok((head, moved))
     }
 
-    /// By HTTP, and by a copy.
+    /// By any way, and by a copy.
     #[expect(clippy::too_many_arguments, reason = "what a read is, and where it goes")]
     async fn get_staged(
         &self,
@@ -126,13 +137,9 @@ impl Client {
         condition: &Condition,
         memory: Memory,
         bytes: std::ops::Range<usize>,
-        why: Option<Error>,
         begun: Instant,
     ) -> (Memory, Result<(ObjectHead, Moved)>) {
-        if let Err(error) = self.by_http(why) {
-            return (memory, Err(error));
-        }
-        match self.get_by_http(bucket, key, range, condition).await {
+        match self.get(bucket, key, range, condition).await {
             Ok(download) => self.stage(download, memory, bytes, begun).await,
             Err(error) => (memory, Err(error)),
         }
@@ -215,35 +222,27 @@ impl Client {
                 },
             })
         };
-        let (memory, why) = match self.by_rdma().filter(|_| !bytes.is_empty()) {
-            None => (memory, None),
-            Some(rdma) => {
-                let (memory, outcome) = rdma
-                    .perform(&request, memory, bytes.clone(), Direction::Read)
-                    .await;
-                let why = match outcome {
-                    Err(error) => return (memory, Err(error)),
-                    Ok(Outcome::Moved(answer)) => return (memory, written(&answer.headers, Via::Rdma)),
-                    Ok(Outcome::Declined(_)) => {
-                        self.no_fast_path("it takes these bytes as an HTTP body only")
-                    }
-                    Ok(Outcome::TooSmall { .. }) => {
-                        let error = self.malformed("it found a PUT too large for its own window");
-                        return (memory, Err(error));
-                    }
-                    Ok(Outcome::Unavailable(error)) => error,
-                };
-                (memory, Some(why))
-            }
-        };
+        let mut memory = memory;
         if !bytes.is_empty()
-            && let Err(error) = self.by_http(why)
+            && let Some((rdma, lane)) = self.straight(&memory)
         {
-            return (memory, Err(error));
+            let (returned, outcome) = rdma
+                .perform(&lane, &request, memory, bytes.clone(), Direction::Read)
+                .await;
+            memory = returned;
+            match outcome {
+                Err(error) => return (memory, Err(error)),
+                Ok(Outcome::Moved(answer)) => return (memory, written(&answer.headers, Via::Rdma)),
+                Ok(Outcome::TooSmall { .. }) => {
+                    let error = self.malformed("it found a PUT too large for its own window");
+                    return (memory, Err(error));
+                }
+                Ok(Outcome::Declined(_) | Outcome::Unavailable(_) | Outcome::NoSession(_)) => {}
+            }
         }
-        let request = request.body(Bytes::copy_from_slice(&memory[bytes]));
-        let outcome = match self.fetch(&request).await {
-            Ok((response, _)) => written(response.headers(), Via::Http),
+        let copy = Bytes::copy_from_slice(&memory[bytes]);
+        let outcome = match self.send_bytes(request, copy).await {
+            Ok((response, via)) => written(response.headers(), via),
             Err(error) => Err(error),
         };
         (memory, outcome)

@@ -8,7 +8,7 @@ use crate::{
         object::{Fallback, crc64nvme_of},
         request::Request,
     },
-    fabric::{Direction, Pooled},
+    fabric::Direction,
     protocol::{Checksum, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -173,16 +173,8 @@ impl Rdma {
         let request = Request::new(Method::GET, &target.bucket, Some(&target.key))
             .range(Some(range))?
             .condition(&target.condition)?;
-        let chunk = match self.windows.take().await {
-            Ok(chunk) => chunk,
-            Err(error) => return Ok(Asked::Unavailable(error.into())),
-        };
         let wanted = usize::try_from(last - first).map_or(WINDOW, |wanted| (wanted + 1).min(WINDOW));
-        let (memory, slot) = chunk.into_memory();
-        let (memory, outcome) = self
-            .perform(&request, memory, 0..wanted, Direction::Written)
-            .await;
-        let chunk = slot.put_back(memory);
+        let (loan, outcome) = self.exchange(&request, wanted, Direction::Written, |_| {}).await;
         let answer = match outcome? {
             Outcome::Moved(answer) if answer.status == StatusCode::PARTIAL_CONTENT => answer,
             Outcome::Moved(_) => {
@@ -194,12 +186,15 @@ impl Rdma {
                 return Ok(Asked::Unavailable(self.plain.no_fast_path(cause)));
             }
             Outcome::TooSmall { .. } => return Err(self.plain.malformed("it sent more than was asked for")),
-            Outcome::Unavailable(error) => return Ok(Asked::Unavailable(error)),
+            Outcome::Unavailable(error) | Outcome::NoSession(error) => return Ok(Asked::Unavailable(error)),
+        };
+        let Some(loan) = loan else {
+            return Err(self.plain.malformed("bytes arrived in no window"));
         };
         // At most the window.
         let length = usize::try_from(answer.bytes).map_or(wanted, |length| length.min(wanted));
-        let crc = self.verified(&answer, &chunk[..length])?;
-        Ok(Asked::Moved((answer, self.hand_out(chunk, length), crc)))
+        let crc = self.verified(&answer, &loan[..length])?;
+        Ok(Asked::Moved((answer, loan.hand_out(length), crc)))
     }
 
     /// The checksum of bytes that arrived, compared with what the storage node says it sent.
@@ -212,16 +207,6 @@ impl Rdma {
             Some(sent) if sent != crc => Err(Error::Damaged),
             _ => Ok(crc),
         }
-    }
-
-    /// The bytes for the caller, without a copy as long as enough windows are left for requests: what a caller holds on to
-    /// must never keep others from moving bytes.
-    fn hand_out(&self, chunk: Pooled, length: usize) -> Bytes {
-        let usage = self.windows.usage();
-        if usage.free < usage.used {
-            return Bytes::copy_from_slice(&chunk[..length]);
-        }
-        Bytes::from_owner(Filled { chunk, length })
     }
 
     /// One window's bytes, by HTTP if they do not go by RDMA any more.
@@ -253,18 +238,6 @@ impl Rdma {
         }
         let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &all);
         Ok((all.freeze(), crc))
-    }
-}
-
-/// Bytes in a window, which goes back to the pool with the last of them.
-struct Filled {
-    chunk: Pooled,
-    length: usize,
-}
-
-impl AsRef<[u8]> for Filled {
-    fn as_ref(&self) -> &[u8] {
-        &self.chunk[..self.length]
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sessions of a client, made when they are needed.
+//! The sessions of a client over one rail, made when they are needed.
 
 use super::{
     super::Client,
@@ -6,10 +6,9 @@ use super::{
 };
 use crate::{Result, fabric::Device};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 
 /// A server that does not speak the protocol is asked again after this.
 const UNSUPPORTED_FOR: Duration = Duration::from_secs(60);
@@ -18,64 +17,115 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 /// Requests on one session before another one is made.
 const FULL: usize = 4;
 
+/// Until when no session is asked for, and why. What the server said holds for all rails.
+#[derive(Default)]
+pub(super) struct Refused(Mutex<Option<(Instant, String)>>);
+
+impl Refused {
+    fn set(&self, pause: Duration, cause: String) {
+        *lock(&self.0) = Some((Instant::now() + pause, cause));
+    }
+
+    /// The server took a token and did not do what the protocol says.
+    pub fn mistrust(&self, cause: &str) {
+        self.set(UNSUPPORTED_FOR, cause.to_owned());
+    }
+
+    fn now(&self) -> Option<String> {
+        let mut refused = lock(&self.0);
+        if refused
+            .as_ref()
+            .is_some_and(|(until, _)| Instant::now() >= *until)
+        {
+            *refused = None;
+        }
+        refused.as_ref().map(|(_, cause)| cause.clone())
+    }
+}
+
 pub(super) struct Sessions {
     plain: Client,
     device: Arc<dyn Device>,
-    state: Mutex<State>,
+    sessions: Mutex<Vec<Arc<Session>>>,
+    /// Held while a session is made, so that one is made at a time.
+    connecting: tokio::sync::Mutex<()>,
+    by_server: Arc<Refused>,
+    /// What is wrong with this rail.
+    here: Refused,
 }
 
-#[derive(Default)]
-struct State {
-    sessions: Vec<Arc<Session>>,
-    /// Until when no session is asked for, and why.
-    refused: Option<(Instant, String)>,
+enum Pick {
+    /// One with room for another request, or that must do.
+    Good(Arc<Session>),
+    /// One that has much to do; another one may be made.
+    Full(Arc<Session>),
+    None,
 }
 
 impl Sessions {
-    pub fn new(plain: Client, device: Arc<dyn Device>) -> Self {
+    pub fn new(plain: Client, device: Arc<dyn Device>, by_server: Arc<Refused>) -> Self {
         Self {
             plain,
             device,
-            state: Mutex::default(),
+            sessions: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            by_server,
+            here: Refused::default(),
         }
     }
 
-    /// A session that is alive: the least used one, or a new one.
+    /// A session that is alive: the least used one, or a new one. Who has one to use does not wait for another to be made.
     ///
     /// # Errors
-    /// [`Error::NoFastPath`], with the reason.
+    /// [`Error::NoFastPath`](crate::Error::NoFastPath), with the reason.
     pub async fn get(&self) -> Result<Arc<Session>> {
-        let mut state = self.state.lock().await;
-        state.sessions.retain(|session| session.is_alive());
-        let least = state
-            .sessions
-            .iter()
-            .min_by_key(|session| Arc::strong_count(session))
-            .cloned();
-        if let Some(session) = &least {
-            // One count is the table's, one is `session`.
-            let used = Arc::strong_count(session).saturating_sub(2);
-            if used < FULL || state.sessions.len() >= self.plain.inner.options.rdma_sessions {
-                return Ok(Arc::clone(session));
-            }
-        }
-        match (self.connect(&mut state).await, least) {
+        let _turn = match self.pick() {
+            Pick::Good(session) => return Ok(session),
+            Pick::Full(session) => match self.connecting.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(session),
+            },
+            Pick::None => self.connecting.lock().await,
+        };
+        // One may have been made meanwhile.
+        let least = match self.pick() {
+            Pick::Good(session) => return Ok(session),
+            Pick::Full(session) => Some(session),
+            Pick::None => None,
+        };
+        match (self.connect().await, least) {
             (Ok(session), _) | (Err(_), Some(session)) => Ok(session),
             (Err(error), None) => Err(error),
         }
     }
 
-    async fn connect(&self, state: &mut State) -> Result<Arc<Session>> {
-        if let Some((until, cause)) = &state.refused
-            && Instant::now() < *until
-        {
-            return Err(self.plain.no_fast_path(cause.clone()));
+    fn pick(&self) -> Pick {
+        let mut sessions = lock(&self.sessions);
+        let dead: Vec<_> = sessions.extract_if(.., |session| !session.is_alive()).collect();
+        let least = sessions.iter().min_by_key(|session| Arc::strong_count(session));
+        let Some(session) = least.cloned() else {
+            return Pick::None;
+        };
+        // One count is the table's, one is `session`.
+        let used = Arc::strong_count(&session).saturating_sub(2);
+        let enough = sessions.len() >= self.plain.inner.options.rdma_sessions;
+        drop(sessions);
+        drop(dead);
+        if used < FULL || enough {
+            Pick::Good(session)
+        } else {
+            Pick::Full(session)
         }
-        state.refused = None;
+    }
+
+    async fn connect(&self) -> Result<Arc<Session>> {
+        if let Some(cause) = self.by_server.now().or_else(|| self.here.now()) {
+            return Err(self.plain.no_fast_path(cause));
+        }
         let (pause, cause) = match connect(&self.plain, &self.device).await {
             Ok(session) => {
                 let session = Arc::new(session);
-                state.sessions.push(Arc::clone(&session));
+                lock(&self.sessions).push(Arc::clone(&session));
                 return Ok(session);
             }
             Err(NoSession::Unsupported(cause)) => (
@@ -84,27 +134,25 @@ impl Sessions {
             ),
             Err(NoSession::Busy(error)) => (BUSY_FOR, error.to_string()),
             Err(NoSession::Failed(error)) => {
-                state.refused = Some((Instant::now() + BUSY_FOR, error.to_string()));
+                self.here.set(BUSY_FOR, error.to_string());
                 return Err(error);
             }
         };
         tracing::info!(endpoint = %self.plain.inner.endpoint, cause, "no RDMA session");
-        state.refused = Some((Instant::now() + pause, cause.clone()));
+        self.by_server.set(pause, cause.clone());
         Err(self.plain.no_fast_path(cause))
     }
 
-    /// The server took a token and did not do what the protocol says: it gets no other for a while.
-    pub async fn mistrust(&self, cause: &str) {
-        let mut state = self.state.lock().await;
-        for session in state.sessions.drain(..) {
+    /// Kills all, without telling the server.
+    pub fn kill_all(&self) {
+        for session in std::mem::take(&mut *lock(&self.sessions)) {
             drop(session.queue_pair.kill());
         }
-        state.refused = Some((Instant::now() + UNSUPPORTED_FOR, cause.to_owned()));
     }
 
     /// Ends all, and waits until the storage node knows.
     pub async fn end_all(&self) {
-        let sessions = std::mem::take(&mut self.state.lock().await.sessions);
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
         for session in sessions {
             session.queue_pair.kill().await;
             if let Err(error) = disconnect(&self.plain, session.id).await {
@@ -112,4 +160,8 @@ impl Sessions {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

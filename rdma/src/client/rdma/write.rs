@@ -4,14 +4,10 @@ use super::{Rdma, exchange::Outcome};
 use crate::{
     Error, Policy, Result, Via,
     client::{Client, request::Request},
-    fabric::{Direction, Memory, Pages, Purpose, Slot},
+    fabric::Direction,
 };
 use bytes::Bytes;
 use http::Response;
-use std::sync::Arc;
-
-/// Memory for one PUT, and its place in the pool if it comes from there.
-type Loan = (Memory, Option<Slot>);
 
 impl Client {
     /// Sends a request that writes `bytes`, by the best way there is; returns its answer, and which way that was.
@@ -47,15 +43,8 @@ impl Rdma {
         request: &Request,
         bytes: &Bytes,
     ) -> Result<std::result::Result<Response<()>, Error>> {
-        let (mut memory, slot) = match self.loan(bytes.len()).await {
-            Ok(loan) => loan,
-            Err(error) => return Ok(Err(error)),
-        };
-        memory[..bytes.len()].copy_from_slice(bytes);
-        let (memory, outcome) = self
-            .perform(request, memory, 0..bytes.len(), Direction::Read)
-            .await;
-        drop(slot.map(|slot| slot.put_back(memory)));
+        let fill = |memory: &mut [u8]| memory[..bytes.len()].copy_from_slice(bytes);
+        let (_loan, outcome) = self.exchange(request, bytes.len(), Direction::Read, fill).await;
         match outcome? {
             Outcome::Moved(answer) => {
                 let mut response = Response::new(());
@@ -69,29 +58,7 @@ impl Rdma {
             Outcome::TooSmall { .. } => Err(self
                 .plain
                 .malformed("it found a PUT too large for its own window")),
-            Outcome::Unavailable(error) => Ok(Err(error)),
+            Outcome::Unavailable(error) | Outcome::NoSession(error) => Ok(Err(error)),
         }
-    }
-
-    /// Memory that holds `length` bytes: of the pool where its chunks do, else registered for this one write.
-    async fn loan(&self, length: usize) -> Result<Loan> {
-        if length <= self.parts.chunk() {
-            let (memory, slot) = self.parts.take().await?.into_memory();
-            return Ok((memory, Some(slot)));
-        }
-        Ok((self.register(length).await?, None))
-    }
-
-    pub(super) async fn register(&self, length: usize) -> Result<Memory> {
-        let device = Arc::clone(&self.device);
-        let registered = tokio::task::spawn_blocking(move || {
-            let pages = Pages::new(length).map_err(|error| {
-                Error::Invalid(format!("{length} bytes of memory cannot be had: {error}"))
-            })?;
-            Ok(device.register(pages, Purpose::Windows)?)
-        });
-        registered
-            .await
-            .unwrap_or_else(|error| Err(Error::Invalid(format!("memory was not registered: {error}"))))
     }
 }

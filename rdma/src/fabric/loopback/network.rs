@@ -55,6 +55,7 @@ impl Network {
                 most_queue_pairs: AtomicUsize::new(usize::MAX),
                 most_registered: AtomicU64::new(u64::MAX),
                 active: AtomicBool::new(true),
+                failed: AtomicBool::new(false),
             }),
         })
     }
