@@ -29,5 +29,12 @@ pub use types::{
     UnknownPolicy, Upload, Via, Way, Written,
 };
 
+/// What a writer wants the entity tag of an object or part to be made of; the only value is [`ETAG_OF_CRC64NVME`]. Without it
+/// the tag is the MD5 that S3 clients expect, which takes longer to compute than everything else that a write asks of a processor.
+pub const ETAG_OF: http::HeaderName = http::HeaderName::from_static("x-penstock-etag-of");
+
+/// The tag holds the CRC64NVME and the length, and ends in `-1`, as those do that are no MD5.
+pub const ETAG_OF_CRC64NVME: &str = "crc64nvme";
+
 /// Where the storage node says the code of an error whose answer has no body.
 pub const ERROR_CODE: http::HeaderName = http::HeaderName::from_static("x-penstock-error-code");

@@ -208,6 +208,25 @@ pub struct Precondition {
     pub if_none_match: Option<String>,
 }
 
+/// What the entity tag of bytes is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TagOf {
+    /// Their MD5, as S3 clients expect.
+    #[default]
+    Md5,
+    /// Their CRC64NVME and length, which are known anyway: MD5 takes longer than all else that a write asks of a processor.
+    Crc64,
+}
+
+/// How a part is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PartOptions {
+    /// How many bytes the body must have, where the caller knows; a different count stores nothing.
+    pub size: Option<u64>,
+    /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
+    pub tag_of: TagOf,
+}
+
 /// How an object is written.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions {
@@ -217,6 +236,8 @@ pub struct PutOptions {
     pub precondition: Precondition,
     /// How many bytes the body must have, where the caller knows; a different count stores nothing.
     pub size: Option<u64>,
+    /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
+    pub tag_of: TagOf,
 }
 
 /// Which part of a bucket is listed (ListObjectsV2).
@@ -360,7 +381,7 @@ pub trait Engine: Send + Sync + 'static {
         object: &ObjectRef,
         upload: &str,
         number: u16,
-        size: Option<u64>,
+        options: PartOptions,
         body: Body,
     ) -> Result<PartInfo>;
     /// Makes the object of the named parts, in their order.

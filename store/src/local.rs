@@ -31,7 +31,8 @@ pub use open::OpenError;
 
 use crate::engine::{
     Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Object,
-    ObjectInfo, ObjectRef, Opened, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    ObjectInfo, ObjectRef, Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result,
+    UploadInfo,
 };
 use commit::Committer;
 use data::Data;
@@ -231,10 +232,10 @@ impl Engine for Local {
         object: &ObjectRef,
         upload: &str,
         number: u16,
-        size: Option<u64>,
+        options: PartOptions,
         body: Body,
     ) -> Result<PartInfo> {
-        multipart::upload_part(&self.inner, object, upload, number, size, body).await
+        multipart::upload_part(&self.inner, object, upload, number, options, body).await
     }
 
     async fn complete_upload(

@@ -2,7 +2,8 @@
 
 use crate::engine::{
     Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan,
-    Object, ObjectInfo, ObjectRef, PartInfo, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    Object, ObjectInfo, ObjectRef, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result,
+    UploadInfo,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -92,6 +93,7 @@ impl Engine for Remote {
             headers,
             precondition,
             size,
+            ..
         } = options;
         let sent = to_headers(&headers);
         let condition = to_condition(&precondition);
@@ -281,7 +283,7 @@ impl Engine for Remote {
         object: &ObjectRef,
         upload: &str,
         number: u16,
-        size: Option<u64>,
+        PartOptions { size, .. }: PartOptions,
         mut body: Body,
     ) -> Result<PartInfo> {
         // A part is sent from memory, so that it can be sent again.

@@ -5,7 +5,7 @@ use penstock_csi::passthrough::{self, Passthrough};
 use penstock_rdma::{Client, Credentials, Options, Policy};
 use penstock_service::CancellationToken;
 use penstock_store::{
-    engine::{Engine, ObjectRef, Precondition, PutOptions},
+    engine::{Engine, ObjectRef, PartOptions, Precondition, PutOptions},
     local_path::{Ledger, Limits, LocalServer, SocketOptions},
     metrics::Metrics,
     remote::Remote,
@@ -329,7 +329,7 @@ fn an_object_of_several_files_is_read_through_the_daemon() {
             let body =
                 futures::StreamExt::boxed(futures::stream::iter([Ok(bytes::Bytes::copy_from_slice(&part))]));
             let sent = engine
-                .upload_part(&object, &upload, number, None, body)
+                .upload_part(&object, &upload, number, PartOptions::default(), body)
                 .await
                 .unwrap();
             parts.push(penstock_store::engine::PartRef {

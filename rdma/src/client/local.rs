@@ -256,7 +256,8 @@ impl Client {
         if self.has_socket() {
             let request = Request::new(Method::PUT, bucket, Some(key))
                 .object_headers(headers)?
-                .condition(condition)?;
+                .condition(condition)?
+                .cheap_etag()?;
             let handed = Handed {
                 offset: range.start,
                 length,

@@ -54,7 +54,8 @@ impl Client {
         let request = Request::new(Method::PUT, bucket, Some(key))
             .query("partNumber", &number.to_string())
             .query("uploadId", upload)
-            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?;
+            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?
+            .cheap_etag()?;
         let (response, via) = self.send_bytes(request, bytes).await?;
         let part = Part {
             number,

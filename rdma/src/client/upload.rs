@@ -71,7 +71,8 @@ impl Client {
         let request = Request::new(Method::PUT, bucket, Some(key))
             .object_headers(headers)?
             .condition(condition)?
-            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?;
+            .header(CRC64NVME, &BASE64_STANDARD.encode(crc.to_be_bytes()))?
+            .cheap_etag()?;
         let (response, via) = self.send_bytes(request, bytes).await?;
         Ok(Written {
             etag: self.etag_of(response.headers())?,

@@ -6,7 +6,8 @@ use super::{
     write,
 };
 use crate::engine::{
-    Body, Error, Headers, ObjectInfo, ObjectRef, PartInfo, PartRef, Precondition, Result, UploadInfo,
+    Body, Error, Headers, ObjectInfo, ObjectRef, PartInfo, PartOptions, PartRef, Precondition, Result,
+    UploadInfo,
 };
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use md5::{Digest, Md5};
@@ -35,7 +36,7 @@ pub(super) async fn upload_part(
     object: &ObjectRef,
     upload: &str,
     number: u16,
-    size: Option<u64>,
+    options: PartOptions,
     body: Body,
 ) -> Result<PartInfo> {
     if !(1..=MAX_NUMBER).contains(&number) {
@@ -44,10 +45,10 @@ pub(super) async fn upload_part(
         )));
     }
     find(inner, object, upload).await?;
-    let mut stored = write::store(&inner.data, object, size, body).await?;
+    let mut stored = write::store(&inner.data, object, options.size, options.tag_of, body).await?;
     let part = PartV1 {
         size: stored.size,
-        md5: stored.md5,
+        digest: stored.digest,
         modified: Instant::now(),
         crc64: stored.crc64,
         extents: stored.extents(),
@@ -113,7 +114,7 @@ fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV1)>) -> Result<Vec<Pa
     for (position, part) in wanted.iter().enumerate() {
         let found = uploaded.iter().position(|(number, _)| *number == part.number);
         let (_, row) = uploaded.swap_remove(found.ok_or(Error::InvalidPart(part.number))?);
-        if hex::encode(row.md5) != part.etag.trim_matches('"') {
+        if hex::encode(row.digest) != part.etag.trim_matches('"') {
             return Err(Error::InvalidPart(part.number));
         }
         if row.size < MIN_PART && position + 1 < wanted.len() {
@@ -136,7 +137,7 @@ fn join(parts: Vec<PartV1>) -> ObjectV1 {
         extents: Vec::new(),
     };
     for part in parts {
-        md5.update(part.md5);
+        md5.update(part.digest);
         row.crc64 = if row.size == 0 {
             part.crc64
         } else {

@@ -82,6 +82,7 @@ pub(super) async fn put(
         headers,
         precondition,
         size,
+        tag_of,
     } = options;
     names::check_key(object)?;
     // What is refused anyway is refused before its bytes are taken. The commit checks again, atomically.
@@ -94,10 +95,10 @@ pub(super) async fn put(
         })
         .await?;
     }
-    let mut stored = write::store(&inner.data, object, size, body).await?;
+    let mut stored = write::store(&inner.data, object, size, tag_of, body).await?;
     let row = ObjectV1 {
         size: stored.size,
-        etag: hex::encode(stored.md5),
+        etag: stored.etag(),
         modified: Instant::now(),
         crc64: stored.crc64,
         headers: headers.into(),

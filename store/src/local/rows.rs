@@ -132,7 +132,8 @@ pub(super) enum UploadRow {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PartV1 {
     pub size: u64,
-    pub md5: [u8; 16],
+    /// What its entity tag says in hexadecimal.
+    pub digest: [u8; 16],
     pub modified: Instant,
     pub crc64: u64,
     pub extents: Vec<Extent>,
@@ -143,7 +144,7 @@ impl PartV1 {
         PartInfo {
             number,
             size: self.size,
-            etag: hex::encode(self.md5),
+            etag: hex::encode(self.digest),
             modified: self.modified.to_time(),
         }
     }

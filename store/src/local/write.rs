@@ -6,7 +6,7 @@ use super::{
     rows::Extent,
     storage_error,
 };
-use crate::engine::{Body, Error, ObjectRef, Result};
+use crate::engine::{Body, Error, ObjectRef, Result, TagOf};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use futures::StreamExt;
@@ -32,11 +32,22 @@ pub(super) struct Stored {
     /// `None` when the body is empty.
     pub file: Option<NewFile>,
     pub size: u64,
-    pub md5: [u8; 16],
+    /// What its entity tag is made of: its MD5, or its CRC64NVME and length.
+    pub digest: [u8; 16],
+    tag_of: TagOf,
     pub crc64: u64,
 }
 
 impl Stored {
+    /// Of an object of these bytes. What is no MD5 has a dash, so that no client takes it for one.
+    pub fn etag(&self) -> String {
+        let digest = hex::encode(self.digest);
+        match self.tag_of {
+            TagOf::Md5 => digest,
+            TagOf::Crc64 => format!("{digest}-1"),
+        }
+    }
+
     pub fn extents(&self) -> Vec<Extent> {
         let extent = self.file.as_ref().map(|file| Extent {
             file: file.id(),
@@ -53,6 +64,7 @@ pub(super) async fn store(
     data: &Arc<Data>,
     object: &ObjectRef,
     size: Option<u64>,
+    tag_of: TagOf,
     mut body: Body,
 ) -> Result<Stored> {
     check_space(data, object, size.unwrap_or(0))?;
@@ -66,18 +78,18 @@ pub(super) async fn store(
     let data = Arc::clone(data);
     if ended {
         let written = spawn_blocking(move || {
-            let (mut writer, mut sums) = (Writer::new(data), Sums::new());
+            let (mut writer, mut sums) = (Writer::new(data), Sums::new(tag_of));
             writer.write(&first)?;
             sums.update(&first);
             Ok(sums.of(writer.finish()?))
         });
         return disk(written.await, &name);
     }
-    // MD5 takes longer than the disk does, so the two are done beside each other.
+    // Checksums take about as long as the disk does, so the two are done beside each other.
     let (to_disk, mut for_disk) = mpsc::channel::<Option<Vec<Bytes>>>(WAITING);
     let (to_sums, mut for_sums) = mpsc::channel::<Vec<Bytes>>(WAITING);
     let summed = spawn_blocking(move || {
-        let mut sums = Sums::new();
+        let mut sums = Sums::new(tag_of);
         while let Some(batch) = for_sums.blocking_recv() {
             sums.update(&batch);
         }
@@ -181,33 +193,46 @@ fn body_error(error: io::Error) -> Error {
 /// What is known of a body once all of it was seen.
 struct Sums {
     size: u64,
-    md5: Md5,
+    md5: Option<Md5>,
     crc: Crc,
 }
 
 impl Sums {
-    fn new() -> Self {
+    fn new(tag_of: TagOf) -> Self {
         Self {
             size: 0,
-            md5: Md5::new(),
+            md5: (tag_of == TagOf::Md5).then(Md5::new),
             crc: Crc::new(CrcAlgorithm::Crc64Nvme),
         }
     }
 
     fn update(&mut self, batch: &[Bytes]) {
         for piece in batch {
-            self.md5.update(piece);
+            if let Some(md5) = &mut self.md5 {
+                md5.update(piece);
+            }
             self.crc.update(piece);
             self.size += piece.len() as u64;
         }
     }
 
     fn of(self, file: Option<NewFile>) -> Stored {
+        let crc64 = self.crc.finalize();
+        let (tag_of, digest) = match self.md5 {
+            Some(md5) => (TagOf::Md5, md5.finalize().into()),
+            None => {
+                let mut digest = [0; 16];
+                digest[..8].copy_from_slice(&crc64.to_be_bytes());
+                digest[8..].copy_from_slice(&self.size.to_be_bytes());
+                (TagOf::Crc64, digest)
+            }
+        };
         Stored {
             file,
             size: self.size,
-            md5: self.md5.finalize().into(),
-            crc64: self.crc.finalize(),
+            digest,
+            tag_of,
+            crc64,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Front, convert};
 use crate::{
-    engine::{Body, Error},
+    engine::{Body, Error, TagOf},
     local_path::handed,
     metrics::Metrics,
     rdma::{Receipt, Refusal},
@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, stream};
 use http::{Extensions, HeaderMap, HeaderName};
 use md5::{Digest, Md5};
-use penstock_rdma::Via;
+use penstock_rdma::{ETAG_OF, ETAG_OF_CRC64NVME, Via};
 use s3s::{
     S3Error, S3ErrorCode, S3Result, TrailingHeaders,
     auth::Credentials,
@@ -30,6 +30,18 @@ use sync_wrapper::SyncStream;
 
 /// A client that sends nothing for this long holds nothing any more.
 const STALL: Duration = Duration::from_secs(60);
+
+/// What a writer wants its entity tag to be made of.
+pub(super) fn tag_of(headers: &HeaderMap) -> S3Result<TagOf> {
+    match headers.get(ETAG_OF) {
+        None => Ok(TagOf::Md5),
+        Some(value) if value == ETAG_OF_CRC64NVME => Ok(TagOf::Crc64),
+        Some(_) => Err(s3_error!(
+            InvalidArgument,
+            "x-penstock-etag-of is not \"crc64nvme\"; leave it out for an MD5."
+        )),
+    }
+}
 
 /// A body that its own protocol refuses.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use super::{
     convert::{self, Written},
     error, object,
 };
-use crate::engine::{ByteRange, PartRef, Precondition};
+use crate::engine::{ByteRange, PartOptions, PartRef, Precondition};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -125,9 +125,13 @@ pub(super) async fn upload_part(
         &front.metrics,
         via,
     )?;
+    let options = PartOptions {
+        size: Some(size),
+        tag_of: body::tag_of(&request.headers)?,
+    };
     let stored = front
         .engine
-        .upload_part(&object, &input.upload_id, number, Some(size), body)
+        .upload_part(&object, &input.upload_id, number, options, body)
         .await;
     receipt.drained().await;
     let part = stored.map_err(error::answer)?;
@@ -191,10 +195,13 @@ pub(super) async fn upload_part_copy(
             source.info.size
         ));
     }
-    let size = source.range.end - source.range.start;
+    let options = PartOptions {
+        size: Some(source.range.end - source.range.start),
+        ..PartOptions::default()
+    };
     let part = front
         .engine
-        .upload_part(&to, &input.upload_id, number, Some(size), source.body)
+        .upload_part(&to, &input.upload_id, number, options, source.body)
         .await
         .map_err(error::answer)?;
     Ok(S3Response::new(UploadPartCopyOutput {

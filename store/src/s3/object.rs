@@ -110,6 +110,7 @@ pub(super) async fn put_object(
         .into_headers(),
         precondition: convert::precondition(input.if_match, input.if_none_match),
         size: Some(size),
+        tag_of: body::tag_of(&request.headers)?,
     };
     let stored = front.engine.put(&object, options, body).await;
     receipt.drained().await;

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use penstock_store::{
     engine::{
-        ByteRange, Engine, Error, Headers, ListPage, ListQuery, ObjectRef, PartRef, Precondition, PutOptions,
+        ByteRange, Engine, Error, Headers, ListPage, ListQuery, ObjectRef, PartOptions, PartRef,
+        Precondition, PutOptions,
     },
     local::Local,
 };
@@ -472,7 +473,16 @@ async fn uploads(engine: &dyn Engine) {
     ] {
         let size = Some(content.len() as u64);
         let part = engine
-            .upload_part(&target, &id, number, size, body([content.clone()]))
+            .upload_part(
+                &target,
+                &id,
+                number,
+                PartOptions {
+                    size,
+                    ..PartOptions::default()
+                },
+                body([content.clone()]),
+            )
             .await
             .unwrap();
         assert_eq!((part.number, part.size), (number, content.len() as u64));
@@ -541,7 +551,7 @@ async fn uploads(engine: &dyn Engine) {
     ));
     assert!(engine.uploads("bucket").await.unwrap().is_empty());
     let late = engine
-        .upload_part(&target, &dropped, 1, None, body(["x".into()]))
+        .upload_part(&target, &dropped, 1, PartOptions::default(), body(["x".into()]))
         .await;
     assert!(matches!(late, Err(Error::NoSuchUpload(_))));
 }

@@ -2,7 +2,10 @@
 
 use crate::{body, bytes, crash::seed, node::files, pattern, rounds};
 use penstock_store::{
-    engine::{ByteRange, Engine, Error, Headers, ListQuery, ObjectRef, PartRef, Precondition, PutOptions},
+    engine::{
+        ByteRange, Engine, Error, Headers, ListQuery, ObjectRef, PartOptions, PartRef, Precondition,
+        PutOptions,
+    },
     local::Local,
 };
 use proptest::{
@@ -132,11 +135,11 @@ async fn play(steps: &[Step]) {
                 let id = engine.create_upload(&target, Headers::default()).await.unwrap();
                 // The part is replaced once: its first bytes must not stay.
                 engine
-                    .upload_part(&target, &id, 1, None, body(["first".into()]))
+                    .upload_part(&target, &id, 1, PartOptions::default(), body(["first".into()]))
                     .await
                     .unwrap();
                 let part = engine
-                    .upload_part(&target, &id, 1, None, body([content.clone()]))
+                    .upload_part(&target, &id, 1, PartOptions::default(), body([content.clone()]))
                     .await
                     .unwrap();
                 let parts = [PartRef {
@@ -153,7 +156,7 @@ async fn play(steps: &[Step]) {
                 let target = object(key);
                 let id = engine.create_upload(&target, Headers::default()).await.unwrap();
                 engine
-                    .upload_part(&target, &id, 1, None, body(["x".into()]))
+                    .upload_part(&target, &id, 1, PartOptions::default(), body(["x".into()]))
                     .await
                     .unwrap();
                 engine.abort_upload(&target, &id).await.unwrap();
