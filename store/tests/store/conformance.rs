@@ -125,10 +125,13 @@ async fn objects(engine: &dyn Engine) {
             Some(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content))
         );
     }
-    assert_eq!(
-        put(engine, "known", "hello").await.etag,
-        "5d41402abc4b2a76b9719d911017c592"
-    );
+    // The MD5, or the CRC64NVME and the length.
+    let known = [
+        "5d41402abc4b2a76b9719d911017c592",
+        "33778570065242570000000000000005-1",
+    ];
+    let etag = put(engine, "known", "hello").await.etag;
+    assert!(known.contains(&etag.as_str()), "{etag}");
     put(engine, "known", "other").await;
     assert_eq!(read(engine, "known").await, b"other");
     engine.delete(&object("known")).await.unwrap();
