@@ -45,10 +45,20 @@ pub struct Args {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TlsArgs {
     /// Certificate chain (PEM) that clients are shown; HTTPS only, then.
-    #[arg(id = "gateway_tls_cert", long = "gateway-tls-cert", value_name = "FILE", requires = "gateway_tls_key")]
+    #[arg(
+        id = "gateway_tls_cert",
+        long = "gateway-tls-cert",
+        value_name = "FILE",
+        requires = "gateway_tls_key"
+    )]
     pub certificate: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(id = "gateway_tls_key", long = "gateway-tls-key", value_name = "FILE", requires = "gateway_tls_cert")]
+    #[arg(
+        id = "gateway_tls_key",
+        long = "gateway-tls-key",
+        value_name = "FILE",
+        requires = "gateway_tls_cert"
+    )]
     pub key: Option<PathBuf>,
 }
 

@@ -12,7 +12,8 @@ use aws_sigv4::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use penstock_e2e::{
-    Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, nodes, storage,
+    Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, nodes,
+    storage,
 };
 use serde_json::json;
 use std::time::{Duration, SystemTime};
@@ -69,9 +70,30 @@ async fn through(ns: &Namespace) -> Result<()> {
         ))
         .succeeds()
         .await?;
-    counts(ns, &first, "bytes_total", r#"direction="read",via="shm""#, |value| value >= LENGTH).await?;
-    counts(ns, &first, "bytes_total", r#"direction="write",via="socket""#, |value| value >= LENGTH).await?;
-    counts(ns, &first, "bytes_total", r#"direction="read",via="http""#, |value| value == 0).await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="read",via="shm""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="write",via="socket""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="read",via="http""#,
+        |value| value == 0,
+    )
+    .await?;
     // Whoever has no key is refused by the storage node, by the same words.
     ns.pod("stranger")
         .on(&first)
@@ -91,9 +113,26 @@ async fn through(ns: &Namespace) -> Result<()> {
         .runs(&format!("wget -q -O - '{get}' | sha256sum"))
         .succeeds()
         .await?;
-    ensure!(written == read, "written {written}, read on the other node {read}");
-    counts(ns, &second, "bytes_total", r#"direction="read",via="http""#, |value| value >= LENGTH).await?;
-    counts(ns, &second, "bytes_total", r#"direction="read",via="shm""#, |value| value == 0).await?;
+    ensure!(
+        written == read,
+        "written {written}, read on the other node {read}"
+    );
+    counts(
+        ns,
+        &second,
+        "bytes_total",
+        r#"direction="read",via="http""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &second,
+        "bytes_total",
+        r#"direction="read",via="shm""#,
+        |value| value == 0,
+    )
+    .await?;
     counts(ns, &second, "upstream_local", "", |value| value == 0).await
 }
 
@@ -118,7 +157,9 @@ async fn counts(
     let metric = format!(r#"penstock_gateway_{name}{{upstream="{UPSTREAM}"{comma}{labels}}} "#);
     eventually(&format!("{metric}on {node} is as it should"), async || {
         let text = metrics(ns, node).await?;
-        let value = text.lines().find_map(|line| line.strip_prefix(&metric)?.parse().ok());
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&metric)?.parse().ok());
         Ok(match value {
             Some(value) if good(value) => Wait::Done(()),
             other => Wait::NotYet(format!("{other:?}")),
@@ -131,9 +172,18 @@ async fn metrics(ns: &Namespace, node: &str) -> Result<String> {
     let of_node = ListParams::default()
         .labels("app.kubernetes.io/component=node")
         .fields(&format!("spec.nodeName={node}"));
-    let pods = Api::<Pod>::namespaced(ns.client.clone(), chart::NAMESPACE).list(&of_node).await?;
-    let pod = pods.items.first().and_then(|pod| pod.metadata.name.clone()).context("no node pod")?;
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}:9091/proxy/metrics", chart::NAMESPACE);
+    let pods = Api::<Pod>::namespaced(ns.client.clone(), chart::NAMESPACE)
+        .list(&of_node)
+        .await?;
+    let pod = pods
+        .items
+        .first()
+        .and_then(|pod| pod.metadata.name.clone())
+        .context("no node pod")?;
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{pod}:9091/proxy/metrics",
+        chart::NAMESPACE
+    );
     command::kubectl(&["get", "--raw", &path]).await
 }
 

@@ -178,7 +178,10 @@ where
         let speaks_local = [LEND, HANDED, RETURNED]
             .iter()
             .any(|name| request.headers().contains_key(name));
-        let local = self.local.as_ref().filter(|local| local.is_known() && !speaks_local);
+        let local = self
+            .local
+            .as_ref()
+            .filter(|local| local.is_known() && !speaks_local);
         let Some(local) = local else {
             let cause = if speaks_local {
                 "the request itself asks for descriptors"
@@ -250,7 +253,10 @@ where
         &self,
         mut request: Request<B>,
     ) -> std::result::Result<Response<Incoming>, RelayError> {
-        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("", |target| target.as_str());
         if !target.starts_with('/') {
             return Err(RelayError::Unaddressable(format!("{target:?} is no path")));
         }

@@ -84,7 +84,10 @@ fn pieces(lent: Lent, crc64nvme: Option<u64>) -> BoxStream<'static, io::Result<B
             sum.update(&piece);
             if next == lent.len() && sum.finalize() != *expected {
                 tracing::error!("a lent object does not have its checksum; its answer breaks off");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the object is damaged"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the object is damaged",
+                ));
             }
         }
         Ok(Some((Bytes::from(piece), (lent, next, digest))))
@@ -93,10 +96,7 @@ fn pieces(lent: Lent, crc64nvme: Option<u64>) -> BoxStream<'static, io::Result<B
 }
 
 impl Passed {
-    fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match Pin::new(&mut self.inner).poll_frame(context) {
             Poll::Ready(frame) => {
                 self.waiting = false;
@@ -121,7 +121,10 @@ impl Passed {
                 }
                 ready!(self.stall.as_mut().poll(context));
                 self.counters.broken("upstream");
-                tracing::warn!("the storage node sent nothing for {} s; its answer breaks off", STALL.as_secs());
+                tracing::warn!(
+                    "the storage node sent nothing for {} s; its answer breaks off",
+                    STALL.as_secs()
+                );
                 Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
             }
         }

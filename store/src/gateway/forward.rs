@@ -8,8 +8,8 @@ use super::{
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRANSFER_ENCODING,
-        UPGRADE,
+        CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 use hyper::body::Incoming;
@@ -150,7 +150,10 @@ impl Forward {
             if matches!(failure, RelayError::Unreachable { .. }) {
                 self.counters.reachable(false);
             }
-            tracing::warn!(error = penstock_service::chain(&failure), "a request is refused by the gateway");
+            tracing::warn!(
+                error = penstock_service::chain(&failure),
+                "a request is refused by the gateway"
+            );
         }
         self.counters.request(method, status, outcome);
         let mut error = S3Error::with_message(code.clone(), format!("Penstock's node gateway: {failure}."));

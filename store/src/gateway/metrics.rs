@@ -108,7 +108,11 @@ impl GatewayMetrics {
             "Bodies that ended before their end, by the side that ended them",
             metrics.broken.clone(),
         );
-        registry.register("connections", "Open connections of clients", metrics.connections.clone());
+        registry.register(
+            "connections",
+            "Open connections of clients",
+            metrics.connections.clone(),
+        );
         registry.register(
             "connection_failures",
             "Connections of clients that ended with an error",

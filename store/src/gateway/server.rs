@@ -153,7 +153,10 @@ async fn look(forward: Forward, policy: Policy) {
                 }
                 Ok(Err(error)) => {
                     counters.reachable(false);
-                    tracing::debug!(error = penstock_service::chain(&error), "the storage node does not answer");
+                    tracing::debug!(
+                        error = penstock_service::chain(&error),
+                        "the storage node does not answer"
+                    );
                 }
                 Err(_) => counters.reachable(false),
             }
@@ -163,11 +166,15 @@ async fn look(forward: Forward, policy: Policy) {
         if was.replace(is_local) != Some(is_local) {
             let endpoint = relay.endpoint();
             match (is_local, policy) {
-                (true, _) => tracing::info!(%endpoint, "the storage node is on this host; its files are read without a network"),
+                (true, _) => {
+                    tracing::info!(%endpoint, "the storage node is on this host; its files are read without a network")
+                }
                 (false, Policy::Require) => {
                     tracing::warn!(%endpoint, "the storage node is not on this host, and requests are refused: fastPath is require");
                 }
-                (false, _) => tracing::info!(%endpoint, "the gateway's bytes travel by HTTP to the storage node"),
+                (false, _) => {
+                    tracing::info!(%endpoint, "the gateway's bytes travel by HTTP to the storage node")
+                }
             }
         }
         tokio::time::sleep(pause).await;

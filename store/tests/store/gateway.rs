@@ -9,7 +9,9 @@ use crate::{
     pattern,
 };
 use futures::{StreamExt, future::join_all};
-use penstock_rdma::{Client, Condition, Credentials, Error, ObjectHeaders, Options, Policy, Range, relay::RelayOptions};
+use penstock_rdma::{
+    Client, Condition, Credentials, Error, ObjectHeaders, Options, Policy, Range, relay::RelayOptions,
+};
 use penstock_service::CancellationToken;
 use penstock_store::gateway::{GatewayMetrics, GatewayServer, Upstream};
 use prometheus_client::registry::Registry;
@@ -99,7 +101,12 @@ fn client(endpoint: &str) -> Client {
         retries: 0,
         ..Options::default()
     };
-    Client::new(endpoint.parse().unwrap(), Credentials::new(ACCESS, SECRET), options).unwrap()
+    Client::new(
+        endpoint.parse().unwrap(),
+        Credentials::new(ACCESS, SECRET),
+        options,
+    )
+    .unwrap()
 }
 
 fn always() -> Condition {
@@ -197,15 +204,24 @@ async fn a_client_cannot_tell_the_gateway_from_the_storage_node() {
         ("its facts", Request::new("HEAD", path)),
         ("nothing there", Request::new("GET", "/bucket/none")),
         ("nothing there, facts", Request::new("HEAD", "/bucket/none")),
-        ("a listing", Request::new("GET", "/bucket?list-type=2&prefix=o%2B")),
+        (
+            "a listing",
+            Request::new("GET", "/bucket?list-type=2&prefix=o%2B"),
+        ),
         (
             "not modified",
             Request::new("GET", path).header("if-none-match", "*"),
         ),
         ("not built", Request::new("GET", "/bucket?versioning")),
-        ("a path with odd bytes", Request::new("GET", "/bucket/a//..//%2e%2E/%C3%A4+b")),
+        (
+            "a path with odd bytes",
+            Request::new("GET", "/bucket/a//..//%2e%2E/%C3%A4+b"),
+        ),
         ("a wrong key", Request::new("GET", path).key("nobody", SECRET)),
-        ("a wrong signature", Request::new("GET", path).key(ACCESS, "wrong")),
+        (
+            "a wrong signature",
+            Request::new("GET", path).key(ACCESS, "wrong"),
+        ),
         ("unsigned", Request::new("GET", path).unsigned()),
         (
             "asks for descriptors itself",
@@ -275,11 +291,20 @@ async fn a_storage_node_that_dies_in_an_answer_never_leaves_a_short_success() {
     direct.create_bucket("bucket").await.unwrap();
     let content = pattern(1, 64 << 20);
     direct
-        .put("bucket", "object", None, &ObjectHeaders::default(), &always(), body([content]))
+        .put(
+            "bucket",
+            "object",
+            None,
+            &ObjectHeaders::default(),
+            &always(),
+            body([content]),
+        )
         .await
         .unwrap();
     let gateway = Gateway::remote(&node.endpoint).await;
-    let mut stream = Request::new("GET", "/bucket/object").begin(&gateway.endpoint).await;
+    let mut stream = Request::new("GET", "/bucket/object")
+        .begin(&gateway.endpoint)
+        .await;
     // More is under way than buffers hold, so the end cannot have been sent.
     let mut first = vec![0; 1 << 20];
     stream.read_exact(&mut first).await.unwrap();
@@ -300,7 +325,9 @@ async fn a_storage_node_that_dies_in_an_answer_never_leaves_a_short_success() {
     );
 
     // And what it is asked from then on it refuses, as S3 does.
-    let answer = Request::new("GET", "/bucket/object").send(&gateway.endpoint).await;
+    let answer = Request::new("GET", "/bucket/object")
+        .send(&gateway.endpoint)
+        .await;
     assert_eq!(answer.status, 503);
     assert!(
         answer.text().contains("<Code>ServiceUnavailable</Code>") && answer.header("retry-after") == "1",
@@ -317,7 +344,9 @@ async fn what_was_lent_outlives_the_storage_node_and_a_damaged_object_breaks_off
     let content = pattern(1, 48 << 20);
     host.put("object", &content).await;
     let gateway = Gateway::local(&host).await;
-    let mut stream = Request::new("GET", "/bucket/object").begin(&gateway.endpoint).await;
+    let mut stream = Request::new("GET", "/bucket/object")
+        .begin(&gateway.endpoint)
+        .await;
     let mut first = [0; 64];
     stream.read_exact(&mut first).await.unwrap();
     let folder = host.stop().await;
@@ -337,10 +366,16 @@ async fn what_was_lent_outlives_the_storage_node_and_a_damaged_object_breaks_off
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let mut stream = Request::new("GET", "/bucket/object").begin(&gateway.endpoint).await;
+    let mut stream = Request::new("GET", "/bucket/object")
+        .begin(&gateway.endpoint)
+        .await;
     let mut all = Vec::new();
     let _reset_or_closed = stream.read_to_end(&mut all).await;
-    assert!(all.starts_with(b"HTTP/1.1 200") && all.len() < 48 << 20, "{}", all.len());
+    assert!(
+        all.starts_with(b"HTTP/1.1 200") && all.len() < 48 << 20,
+        "{}",
+        all.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -349,17 +384,32 @@ async fn what_the_policy_forbids_is_refused_and_not_sent_otherwise() {
     host.put("object", &pattern(1, 1000)).await;
     let nowhere = host.folder.path().join("none.sock");
     let gateway = Gateway::start(&host.endpoint, Policy::Require, Some(nowhere.clone())).await;
-    let answer = Request::new("GET", "/bucket/object").send(&gateway.endpoint).await;
+    let answer = Request::new("GET", "/bucket/object")
+        .send(&gateway.endpoint)
+        .await;
     assert_eq!(answer.status, 503);
-    assert!(answer.text().contains("<Code>PenstockNoFastPath</Code>"), "{}", answer.text());
+    assert!(
+        answer.text().contains("<Code>PenstockNoFastPath</Code>"),
+        "{}",
+        answer.text()
+    );
     let prefers = Gateway::start(&host.endpoint, Policy::Prefer, Some(nowhere)).await;
-    assert_eq!(get(&prefers.client(), "object", 1000).await.unwrap(), pattern(1, 1000));
+    assert_eq!(
+        get(&prefers.client(), "object", 1000).await.unwrap(),
+        pattern(1, 1000)
+    );
     assert_eq!(prefers.moved("read", "http"), 1000);
     let off = Gateway::start(&host.endpoint, Policy::Off, Some(host.socket.clone())).await;
-    assert_eq!(get(&off.client(), "object", 1000).await.unwrap(), pattern(1, 1000));
+    assert_eq!(
+        get(&off.client(), "object", 1000).await.unwrap(),
+        pattern(1, 1000)
+    );
     assert_eq!(off.moved("read", "http"), 1000);
     let required = Gateway::start(&host.endpoint, Policy::Require, Some(host.socket.clone())).await;
-    assert_eq!(get(&required.client(), "object", 1000).await.unwrap(), pattern(1, 1000));
+    assert_eq!(
+        get(&required.client(), "object", 1000).await.unwrap(),
+        pattern(1, 1000)
+    );
     assert_eq!(required.moved("read", "shm"), 1000);
 }
 
@@ -374,7 +424,14 @@ async fn eight_clients_at_once_get_their_own_bytes() {
                     let length = 200_000 + usize::try_from(number * 50_000 + round).unwrap();
                     let (key, content) = (format!("{number}-{round}"), pattern(number * 10 + round, length));
                     client
-                        .put("bucket", &key, None, &ObjectHeaders::default(), &always(), body([content.clone()]))
+                        .put(
+                            "bucket",
+                            &key,
+                            None,
+                            &ObjectHeaders::default(),
+                            &always(),
+                            body([content.clone()]),
+                        )
                         .await
                         .unwrap();
                     assert_eq!(get(&client, &key, length).await.unwrap(), content);
@@ -398,7 +455,11 @@ async fn a_client_that_reads_nothing_holds_only_what_buffers_hold() {
     ] {
         let mut streams = Vec::new();
         for _ in 0..CLIENTS {
-            streams.push(Request::new("GET", "/bucket/object").begin(&gateway.endpoint).await);
+            streams.push(
+                Request::new("GET", "/bucket/object")
+                    .begin(&gateway.endpoint)
+                    .await,
+            );
         }
         // Until no more moves: what the sockets take is in the kernel and not in the gateway.
         let mut before = u64::MAX;
@@ -406,7 +467,10 @@ async fn a_client_that_reads_nothing_holds_only_what_buffers_hold() {
             before = gateway.moved("read", via);
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
-        assert!(before > 0 && before < CLIENTS * (16 << 20), "{before} bytes were read ahead by {via}");
+        assert!(
+            before > 0 && before < CLIENTS * (16 << 20),
+            "{before} bytes were read ahead by {via}"
+        );
         drop(streams);
     }
 }
@@ -417,7 +481,9 @@ async fn a_drain_lets_requests_end_and_takes_no_new_ones() {
     let content = pattern(1, 32 << 20);
     host.put("object", &content).await;
     let gateway = Gateway::local(&host).await;
-    let mut stream = Request::new("GET", "/bucket/object").begin(&gateway.endpoint).await;
+    let mut stream = Request::new("GET", "/bucket/object")
+        .begin(&gateway.endpoint)
+        .await;
     let mut first = [0; 64];
     stream.read_exact(&mut first).await.unwrap();
     let address = gateway.endpoint.trim_start_matches("http://").to_owned();

@@ -115,7 +115,8 @@ impl Request {
             .filter(|(name, _)| name.starts_with("x-amz-"))
             .copied();
         let signed = amz.chain([("content-length", length.as_str())]);
-        let request = SignableRequest::new(self.method, uri, signed, SignableBody::Bytes(&self.body)).unwrap();
+        let request =
+            SignableRequest::new(self.method, uri, signed, SignableBody::Bytes(&self.body)).unwrap();
         let (instructions, _) = sign(request, &params).unwrap().into_parts();
         let headers = instructions.into_parts().0;
         headers
