@@ -57,18 +57,22 @@ impl Forward {
         request.extensions_mut().clear();
         let (request, sent) = RequestBody::of(request, &self.counters);
         let asked = timeout(PATIENCE, self.relay.send(request)).await;
-        let failure = match asked {
-            Ok(Ok(relayed)) => match self.pass_back(&method, relayed, &sent) {
-                Ok(response) => return response,
-                Err(failure) => failure,
-            },
-            Ok(Err(error)) => error,
-            Err(_) => RelayError::Broken {
+        let answered = match asked {
+            Ok(Ok(relayed)) => self.pass_back(&method, relayed, &sent),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(RelayError::Broken {
                 endpoint: self.relay.endpoint().to_string(),
                 source: format!("it does not answer within {} s", PATIENCE.as_secs()).into(),
-            },
+            }),
         };
-        self.refuse(&method, failure, sent.client_failed())
+        let mut response =
+            answered.unwrap_or_else(|failure| self.refuse(&method, failure, sent.client_failed()));
+        if sent.was_never_asked_for() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     fn pass_back(

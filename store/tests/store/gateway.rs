@@ -268,6 +268,14 @@ async fn a_body_is_asked_for_only_when_the_storage_node_wants_it() {
         let mut stream = refused.begin_without_body(&gateway.endpoint).await;
         let answer = raw::read(&mut stream, "PUT").await;
         assert_eq!(answer.status, 403, "refused before the body was asked for");
+        // Who was not asked does not send its body. What it sends next must not be taken for it.
+        assert_eq!(answer.header("connection"), "close");
+        let next = Request::new("GET", "/bucket?list-type=2").head("example");
+        let _closed = stream.write_all(next.as_bytes()).await;
+        assert!(
+            !matches!(stream.read(&mut [0; 16]).await, Ok(1..)),
+            "it was answered"
+        );
 
         let taken = put().body(&content);
         let mut stream = taken.begin_without_body(&gateway.endpoint).await;

@@ -72,7 +72,7 @@ impl Request {
     }
 
     /// Its headers, signed for this host.
-    fn head(&self, host: &str) -> String {
+    pub fn head(&self, host: &str) -> String {
         let mut head = format!(
             "{} {} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n",
             self.method,
