@@ -113,7 +113,7 @@ impl Request {
             .headers
             .iter()
             .filter(|(name, _)| name.starts_with("x-amz-"))
-            .copied();
+            .map(|&(name, value)| -> (&str, &str) { (name, value) });
         let signed = amz.chain([("content-length", length.as_str())]);
         let request =
             SignableRequest::new(self.method, uri, signed, SignableBody::Bytes(&self.body)).unwrap();
