@@ -4,6 +4,7 @@ use crate::{
     access::Host,
     fs::{DRAIN, Failure, FolderError, Look, Staging, Storage, Volume},
     fuse::Session,
+    gateway::{Keeper, KeeperArgs},
     handover::{self, Call, Mount, Refusal, Reply},
     metrics::Metrics,
     passthrough::Passthrough,
@@ -11,7 +12,7 @@ use crate::{
 };
 use penstock_rdma::{Policy, Via};
 use penstock_service::{CancellationToken, chain};
-use penstock_store::{engine, remote::Remote};
+use penstock_store::{engine, gateway::GatewayMetrics, remote::Remote};
 use std::{
     collections::HashMap,
     io,
@@ -48,6 +49,8 @@ pub struct Args {
     /// Socket of `node`, which lets the kernel read files by itself that a storage node on this host lent.
     #[arg(long, value_name = "PATH")]
     pub passthrough_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub gateway: KeeperArgs,
 }
 
 /// Why the agent could not start.
@@ -80,12 +83,18 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let mut admin = penstock_service::Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
+    let gateway_metrics = GatewayMetrics::register(&mut admin.metrics);
     let listening = admin.readiness.flag("socket");
+    let gateway_listening = admin.readiness.flag("gateway");
+    if args.gateway.gateway_config.is_none() {
+        gateway_listening.pass();
+    }
     admin.serve(service, shutdown.clone()).await?;
     let host = Host {
         local_sockets: args.local_sockets,
         local_socket: None,
     };
+    let keeper = Keeper::new(args.gateway, host.clone(), gateway_metrics);
     let agent = Agent {
         staging: prepare(&args.state_dir, &metrics).await?,
         metrics,
@@ -97,6 +106,8 @@ pub async fn run(
     };
     penstock_service::limits::raise_open_files();
     let listener = listen(&args.socket)?;
+    // Besides: what goes wrong with it hinders no mount.
+    let gateways = tokio::spawn(keeper.run(gateway_listening, shutdown.clone()));
     listening.pass();
     tracing::info!(socket = %args.socket.display(), "waiting for mounts");
     loop {
@@ -118,6 +129,9 @@ pub async fn run(
         });
     }
     agent.drain().await;
+    if let Err(error) = gateways.await {
+        tracing::warn!(%error, "the gateways did not end well");
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod controller;
 pub mod events;
 pub mod fs;
 pub mod fuse;
+pub mod gateway;
 pub mod grpc;
 pub mod guard;
 pub mod handover;

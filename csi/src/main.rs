@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use penstock_csi::{agent, controller, mount, node};
+use penstock_csi::{agent, controller, gateway, mount, node};
 use std::{process::ExitCode, time::Duration};
 
 /// Penstock's CSI driver: buckets as volumes of pods.
@@ -25,6 +25,8 @@ enum Role {
     Agent(agent::Args),
     /// Mount one bucket here, without Kubernetes, until it is unmounted or SIGTERM.
     Mount(mount::Args),
+    /// Serve S3 to clients on this machine, by the fastest way to a storage node, without Kubernetes.
+    Gateway(gateway::Args),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,8 @@ enum Error {
     Agent(#[from] agent::AgentError),
     #[error(transparent)]
     Mount(#[from] mount::Error),
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
     #[error("the process cannot be set up")]
     Setup(#[from] std::io::Error),
 }
@@ -61,6 +65,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Role::Node(args) => node::run(&cli.service, args, shutdown).await?,
         Role::Agent(args) => agent::run(&cli.service, args, shutdown).await?,
         Role::Mount(args) => mount::run(&cli.service, args, shutdown).await?,
+        Role::Gateway(args) => gateway::run(&cli.service, args, shutdown).await?,
     }
     Ok(())
 }

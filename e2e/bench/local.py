@@ -18,7 +18,7 @@ TIMES = 4
 def penstock(path):
     """Our storage node with a socket beside its port."""
     port, data, socket = peers.free_port(), path / "penstock", path / "penstock.sock"
-    command = [peers.ROOT / "target/release/penstock-store", "serve", "--data", data, "--listen", f"127.0.0.1:{port}",
+    command = [peers.BINARIES / "penstock-store", "serve", "--data", data, "--listen", f"127.0.0.1:{port}",
                "--local-socket", socket]
     environment = {**os.environ, "PENSTOCK_ROOT_ACCESS_KEY": peers.KEY, "PENSTOCK_ROOT_SECRET_KEY": peers.SECRET,
                    "RUST_LOG": "warn"}

@@ -16,6 +16,8 @@ from botocore.config import Config
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "penstock")
+# Elsewhere than in a release build only to try a row out: what is measured then is no result.
+BINARIES = pathlib.Path(os.environ.get("PENSTOCK_BENCH_BINARIES", ROOT / "target/release"))
 RCLONE_VERSION = "v1.76.0"
 RCLONE = CACHE / f"rclone-{RCLONE_VERSION}" / "rclone"
 MOUNTPOINT_SOURCE = ROOT / "e2e/bench/mountpoint"
@@ -105,7 +107,7 @@ class Server:
 def penstock(path):
     """Our storage node, release build, plain HTTP as its peers."""
     port, data = free_port(), path / "penstock"
-    command = [ROOT / "target/release/penstock-store", "serve", "--data", data, "--listen", f"127.0.0.1:{port}"]
+    command = [BINARIES / "penstock-store", "serve", "--data", data, "--listen", f"127.0.0.1:{port}"]
     environment = {**os.environ, "PENSTOCK_ROOT_ACCESS_KEY": KEY, "PENSTOCK_ROOT_SECRET_KEY": SECRET, "RUST_LOG": "warn"}
     with running(command, port, path / "penstock.log", env=environment) as process:
         yield Server("penstock", process.pid, f"http://127.0.0.1:{port}")

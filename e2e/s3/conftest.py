@@ -10,6 +10,12 @@ def node():
     node = Node()
     yield node
     log = node.log()
+    gateway = node.gateway
+    if gateway:
+        # The suite went the way that it was to go: by lent files and the socket, or by neither.
+        local = gateway.moved("read", "shm") > 0 and gateway.moved("write", "socket") > 0
+        network = gateway.moved("read", "http") + gateway.moved("write", "http") > 0
+        assert (local, network) == ((True, False) if node.sockets else (False, True)), gateway.metrics()
     node.close()
     assert "panicked" not in log, log
     assert "test-secret-key" not in log, "the secret key is in the log"

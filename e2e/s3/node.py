@@ -8,18 +8,26 @@ import tempfile
 
 import boto3
 
+import gateway
+
 ACCESS = "test-access-key"
 SECRET = "test-secret-key"
 REGION = "us-east-1"
 
 
 class Node:
-    """A storage node on a free loopback port, with a data folder of its own. Ends with `close`."""
+    """A storage node on a free loopback port, with a data folder of its own. Ends with `close`.
+
+    Clients reach it as PENSTOCK_S3_VIA says; `direct` is the storage node's own address."""
 
     def __init__(self, *arguments, data=None, wrap=(), scheme="http"):
         self.folder = None if data else tempfile.TemporaryDirectory(prefix="penstock-s3-")
         self.data = pathlib.Path(data or self.folder.name)
         self.scheme = scheme
+        self.gateway = self.sockets = None
+        if gateway.way() == "gateway":
+            self.sockets = tempfile.TemporaryDirectory(prefix="penstock-socket-")
+            arguments = (*arguments, "--local-socket", f"{self.sockets.name}/s")
         binary = os.environ["PENSTOCK_STORE_BINARY"]
         command = [*wrap, binary, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0",
                    "--admin-listen", "127.0.0.1:0", *arguments]
@@ -41,6 +49,11 @@ class Node:
         if self.endpoint is None:
             self.process.wait()
             raise RuntimeError(f"the storage node ended instead of serving: {self.log()}")
+        self.direct = self.endpoint
+        if gateway.way() != "direct":
+            value = dict(zip(arguments, arguments[1:])).get
+            self.gateway = gateway.Gateway(self.direct, value("--local-socket"), value("--tls-cert"), value("--tls-key"))
+            self.endpoint = self.gateway.endpoint
 
     @property
     def address(self):
@@ -48,7 +61,8 @@ class Node:
         return host, int(port)
 
     def log(self):
-        return self.log_path.read_text(errors="replace")
+        log = self.log_path.read_text(errors="replace")
+        return log + self.gateway.log() if self.gateway else log
 
     def admin(self):
         """The address of the admin endpoint, from the log."""
@@ -66,6 +80,8 @@ class Node:
             aws_secret_access_key=secret, **options)
 
     def close(self):
+        if self.gateway:
+            self.gateway.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -75,5 +91,6 @@ class Node:
                 self.process.wait()
         self.process.stdout.close()
         self.log_path.unlink(missing_ok=True)
-        if self.folder:
-            self.folder.cleanup()
+        for folder in (self.folder, self.sockets):
+            if folder:
+                folder.cleanup()

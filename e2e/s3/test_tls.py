@@ -15,7 +15,9 @@ def secure(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=penstock-test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+         "-subj", "/CN=penstock-test", "-addext", "subjectAltName=IP:127.0.0.1",
+         # Of a server and not of a CA: a gateway before it checks it too, and more strictly than openssl does.
+         "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True, capture_output=True)
     node = Node("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"), scheme="https")
     yield node, str(folder / "cert.pem")

@@ -11,7 +11,7 @@ use penstock_e2e::{
     Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, object,
     storage,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CRD: &str = "storageclusters.penstock.io";
 
@@ -35,12 +35,59 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("operator.replicas=many", "replicas"),
         ("noSuchValue=1", "noSuchValue"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("csi.agent.gateway.upstreams[0].name=x", "endpoint"),
     ] {
         let Err(error) = rendered(&["--set", setting]).await else {
             penstock_e2e::bail!("{setting} was accepted");
         };
         ensure!(format!("{error:#}").contains(named), "{setting}: {error:#}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_upstream_of_the_gateway_has_a_service_that_stays_on_the_node() -> Result<()> {
+    let upstreams = |ports: [u16; 2]| {
+        let of = |name: &str, port: u16| json!({"name": name, "endpoint": "https://demo.default.svc:9000", "port": port});
+        format!(
+            "csi.agent.gateway.upstreams={}",
+            json!([of("one", ports[0]), of("two", ports[1])])
+        )
+    };
+    let from = r#"csi.agent.gateway.from=[{"podSelector":{}}]"#;
+    let manifests = rendered(&["--set-json", &upstreams([9100, 9101]), "--set-json", from]).await?;
+    server_accepts(&manifests).await?;
+    let all = documents(&manifests)?;
+    for (name, port) in [("penstock-gateway-one", 9100), ("penstock-gateway-two", 9101)] {
+        let service = all
+            .iter()
+            .find(|document| document["kind"] == "Service" && document["metadata"]["name"] == name)
+            .context("no Service")?;
+        ensure!(
+            service["spec"]["internalTrafficPolicy"] == "Local",
+            "{name}: {service}"
+        );
+        ensure!(
+            service["spec"]["ports"][0]["targetPort"] == port,
+            "{name}: {service}"
+        );
+    }
+    ensure!(
+        all.iter().any(|document| document["kind"] == "NetworkPolicy"),
+        "nothing says who may reach the gateway"
+    );
+    let Err(error) = rendered(&["--set-json", &upstreams([9100, 9100])]).await else {
+        penstock_e2e::bail!("two upstreams with one port were accepted");
+    };
+    ensure!(
+        format!("{error:#}").contains("one and two have the same port 9100"),
+        "{error:#}"
+    );
+    let off = rendered(&["--set", "csi.agent.gateway.enabled=false"]).await?;
+    ensure!(
+        !off.contains("gateway"),
+        "there is something of the gateway where it is off"
+    );
     Ok(())
 }
 

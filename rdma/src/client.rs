@@ -16,9 +16,10 @@ pub use object::{Download, Fallback};
 
 use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Rails, local::Local};
 use body::Outgoing;
+use hyper::body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as Http, connect::HttpConnector},
+    client::legacy::{Builder, Client as Http, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use rdma::Rdma;
@@ -114,23 +115,8 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] when `ca_pem` holds no certificate, or when TLS is asked for and there is nothing to trust.
     pub fn new(endpoint: Endpoint, credentials: Credentials, options: Options) -> Result<Self> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(options.connect_timeout));
-        tcp.set_keepalive(Some(Duration::from_secs(15)));
-        // hyper's client and not reqwest: reqwest's URL type folds `..` and `.` path segments, which are legal in keys.
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(&endpoint, options.ca_pem.as_deref())?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = Http::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(64)
-            .http1_read_buf_exact_size(256 << 10)
-            .build(connector);
+        let tls = tls_config(&endpoint, options.ca_pem.as_deref())?;
+        let http = http_client(tls, options.connect_timeout, |_| {});
         let plain = Self {
             inner: Arc::new(Inner {
                 local: local::of(&options),
@@ -162,7 +148,38 @@ impl fmt::Debug for Client {
     }
 }
 
-fn tls_config(endpoint: &Endpoint, ca_pem: Option<&[u8]>) -> Result<ClientConfig> {
+/// An HTTP client with the settings that all connections to storage nodes have, and those that `more` sets.
+pub(crate) fn http_client<B>(
+    tls: ClientConfig,
+    connect_timeout: Duration,
+    more: impl FnOnce(&mut Builder),
+) -> Http<HttpsConnector<HttpConnector>, B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.set_keepalive(Some(Duration::from_secs(15)));
+    // hyper's client and not reqwest: reqwest's URL type folds `..` and `.` path segments, which are legal in keys.
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    let mut builder = Http::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(64)
+        .http1_read_buf_exact_size(256 << 10);
+    more(&mut builder);
+    builder.build(connector)
+}
+
+pub(crate) fn tls_config(endpoint: &Endpoint, ca_pem: Option<&[u8]>) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     if endpoint.is_tls() {
         // An image without system certificates is fine as long as a CA is given, so errors show only in an empty store.

@@ -16,6 +16,7 @@ mod error;
 pub mod fabric;
 pub mod local;
 pub mod protocol;
+pub mod relay;
 mod types;
 pub mod verbs;
 mod xml;

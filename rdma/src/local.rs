@@ -38,6 +38,9 @@ pub const LEND_ONLY: &str = "only";
 pub const CANNOT_LEND: &str = "PenstockCannotLend";
 /// In an answer: which bytes of which descriptors are the body ([`LentHeader`]).
 pub const LENT: HeaderName = HeaderName::from_static("x-penstock-lent");
+/// In an answer that lends a whole object: its CRC-64/NVME, 16 hexadecimal digits. Readers of a body are told of damage by the
+/// connection's end; readers of files compare for themselves.
+pub const LENT_CRC64NVME: HeaderName = HeaderName::from_static("x-penstock-lent-crc64nvme");
 /// In a PUT: which bytes of the descriptor that came along are the body ([`Handed`]).
 pub const HANDED: HeaderName = HeaderName::from_static("x-penstock-handed");
 /// In any request: leases that the client needs no longer, as numbers with commas between.

@@ -4,10 +4,13 @@
 //!   server (HTTP, TLS) ─ s3 (front door) ─ engine::Engine ─┬─ local::Local    this node's disk
 //!                                                          └─ remote::Remote  another storage node, over the client
 //!   local_path (Unix socket) ─┘ lends the files of `Local` to clients on this host
+//!
+//!   gateway: S3 for clients on a node, passed on to a storage node as they signed it
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod gateway;
 pub mod keys;
 pub mod local;
 pub mod local_path;

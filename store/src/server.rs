@@ -3,7 +3,7 @@
 mod stall;
 
 use crate::{metrics::Metrics, s3::Service};
-use hyper::server::conn::http1;
+use hyper::{body::Body, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -117,7 +117,11 @@ impl Server {
             let (tls, service, metrics) = (self.tls.clone(), self.service.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 let _held = (permit, open);
-                if let Err(error) = connection(stream, tls, service, watcher).await {
+                let answer = hyper::service::service_fn(move |request| {
+                    let service = service.clone();
+                    async move { service.answer(request).await }
+                });
+                if let Err(error) = connection(stream, tls, answer, watcher).await {
                     metrics.connection_failed();
                     tracing::debug!(%error, "a connection failed");
                 }
@@ -162,17 +166,22 @@ pub(crate) async fn next_connection<S>(
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn connection(
+/// A connection over TCP, until it ends.
+pub(crate) async fn connection<S, B>(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    service: Service,
+    answer: S,
     watcher: hyper_util::server::graceful::Watcher,
-) -> Result<(), Failure> {
+) -> Result<(), Failure>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B> + Send + 'static,
+    S::Error: Into<Failure>,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Failure>,
+{
     stream.set_nodelay(true)?;
-    let answer = hyper::service::service_fn(move |request| {
-        let service = service.clone();
-        async move { service.answer(request).await }
-    });
     match tls {
         None => http(stream, answer, HEADER_TIMEOUT, watcher).await,
         Some(tls) => {
@@ -183,16 +192,19 @@ async fn connection(
 }
 
 /// HTTP/1.1 on a connection, until it ends. `idle` is how long it may wait for a request.
-pub(crate) async fn http<S>(
+pub(crate) async fn http<S, B>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     answer: S,
     idle: Duration,
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), Failure>
 where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = s3s::Body> + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B> + Send + 'static,
     S::Error: Into<Failure>,
     S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Failure>,
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

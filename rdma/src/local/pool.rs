@@ -201,8 +201,11 @@ where
         let target = request.uri().clone();
         origin_form(&mut request);
         let given_back = |mut request: Request<B>, error| {
+            // A header that the sender set himself stays his.
+            if target.authority().is_some() {
+                request.headers_mut().remove(HOST);
+            }
             *request.uri_mut() = target.clone();
-            request.headers_mut().remove(HOST);
             request.headers_mut().remove(RETURNED);
             Failure::NotSent(Box::new(request), error)
         };

@@ -8,7 +8,7 @@ use crate::{
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use penstock_rdma::{
     Via,
-    local::{CANNOT_LEND, LEND, LEND_ONLY, LEND_PREFERRED, LENT, LentHeader},
+    local::{CANNOT_LEND, LEND, LEND_ONLY, LEND_PREFERRED, LENT, LENT_CRC64NVME, LentHeader},
 };
 use s3s::{
     S3Error, S3ErrorCode, S3Response, S3Result,
@@ -141,6 +141,7 @@ impl Bytes {
             return Ok(());
         };
         let loan = *loan;
+        let crc = loan.info.crc64nvme;
         let mut header = LentHeader {
             lease: 0,
             files: loan.files.len(),
@@ -152,6 +153,10 @@ impl Bytes {
         let value = HeaderValue::try_from(header.to_string())
             .map_err(|error| S3Error::with_source(S3ErrorCode::InternalError, Box::new(error)))?;
         answer.headers.insert(LENT, value);
+        let whole = crc.filter(|_| header.length() == size);
+        if let Some(crc) = whole.and_then(|crc| HeaderValue::try_from(format!("{crc:016x}")).ok()) {
+            answer.headers.insert(LENT_CRC64NVME, crc);
+        }
         let files: Vec<OwnedFd> = loan.files.into_iter().map(OwnedFd::from).collect();
         answer.extensions.insert(LentFiles::new(files));
         Ok(())

@@ -36,11 +36,11 @@ use std::{
 use tempfile::TempDir;
 
 /// A storage node in this process, with a socket.
-struct Host {
-    folder: TempDir,
+pub struct Host {
+    pub folder: TempDir,
     engine: Local,
-    endpoint: String,
-    socket: PathBuf,
+    pub endpoint: String,
+    pub socket: PathBuf,
     registry: Registry,
     stop: CancellationToken,
     served: Vec<tokio::task::JoinHandle<()>>,
@@ -57,7 +57,7 @@ fn options_of(socket: PathBuf) -> SocketOptions {
 }
 
 impl Host {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with(Limits::default(), |_| {}).await
     }
 
@@ -117,7 +117,7 @@ impl Host {
         }
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text
@@ -126,7 +126,7 @@ impl Host {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    async fn put(&self, key: &str, content: &bytes::Bytes) {
+    pub async fn put(&self, key: &str, content: &bytes::Bytes) {
         let object = ObjectRef::new("bucket", key);
         self.engine
             .put(&object, PutOptions::default(), body([content.clone()]))
@@ -139,7 +139,7 @@ impl Host {
     }
 
     /// Waits until the metric has the value: a connection's end is noticed a moment later.
-    async fn settles(&self, name: &str, value: u64) {
+    pub async fn settles(&self, name: &str, value: u64) {
         for _ in 0..500 {
             if self.metric(name) == value {
                 return;
@@ -160,7 +160,7 @@ impl Host {
         panic!("{} bytes are held and not {bytes}", self.engine.held());
     }
 
-    async fn stop(self) -> TempDir {
+    pub async fn stop(self) -> TempDir {
         self.stop.cancel();
         for served in self.served {
             served.await.unwrap();

@@ -6,6 +6,7 @@
 mod client;
 mod conformance;
 mod crash;
+mod gateway;
 mod local;
 mod local_path;
 mod model;

@@ -1,0 +1,231 @@
+//! The node gateway: ordinary HTTP clients in pods, with ordinary presigned URLs, and what the agents count.
+//!
+//! The test changes the configuration of the one installation that all suites share, and nothing else of it, so it is one test.
+
+use aws_sigv4::{
+    http_request::{
+        PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
+        UriPathNormalizationMode, sign,
+    },
+    sign::v4,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use penstock_e2e::{
+    Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, nodes,
+    storage,
+};
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+
+const UPSTREAM: &str = "e2e";
+const HOST: &str = "penstock-gateway-e2e.penstock-system.svc:9000";
+const LENGTH: u64 = 9_000_000;
+
+#[tokio::test]
+async fn pods_reach_a_storage_node_by_the_gateway_of_their_node() -> Result<()> {
+    let outcome = in_namespace("gateway", async |ns| through(&ns).await).await;
+    // Whatever happened, the other suites and a second run find the chart as it was.
+    chart::install(&[]).await?;
+    outcome
+}
+
+async fn through(ns: &Namespace) -> Result<()> {
+    let names = nodes(&client().await?).await?;
+    let first = names.first().context("the cluster has no node")?.clone();
+    let second = names.get(1).unwrap_or(&first).clone();
+    let cluster = storage::cluster(ns, "near")
+        .await?
+        .with(json!({
+            "localPath": "/var/lib/penstock-sockets", "nodeSelector": {"kubernetes.io/hostname": first},
+        }))
+        .created()
+        .await?;
+    configure(ns, &cluster).await?;
+    for node in [&first, &second] {
+        // The kubelet brings a changed ConfigMap to a running pod, which takes it up without a restart.
+        counts(ns, node, "upstream_reachable", "", |value| value == 1).await?;
+    }
+    let keys = Keys::of(ns, &cluster.credentials).await?;
+    let bucket = keys.url("PUT", "/bucket")?;
+    let (put, get) = (keys.url("PUT", "/bucket/key")?, keys.url("GET", "/bucket/key")?);
+    let (host, port) = HOST.split_once(':').context("no port")?;
+    // PUT by hand, because busybox' wget cannot.
+    let send = format!(
+        "send() {{ {{ printf 'PUT %s HTTP/1.1\\r\\nHost: {HOST}\\r\\nContent-Length: %s\\r\\nConnection: close\\r\\n\\r\\n' \
+         \"${{1#http://*:9000}}\" \"$2\"; cat \"$3\"; }} | nc {host} {port} | head -n 1 | grep -q ' 200 '; }}"
+    );
+    let written = ns
+        .pod("near")
+        .on(&first)
+        .runs(&format!(
+            "{send}
+             cd /tmp
+             head -c {LENGTH} /dev/urandom > f
+             send '{bucket}' 0 /dev/null
+             send '{put}' {LENGTH} f
+             wget -q -O g '{get}'
+             cmp f g
+             sha256sum < g"
+        ))
+        .succeeds()
+        .await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="read",via="shm""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="write",via="socket""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &first,
+        "bytes_total",
+        r#"direction="read",via="http""#,
+        |value| value == 0,
+    )
+    .await?;
+    // Whoever has no key is refused by the storage node, by the same words.
+    ns.pod("stranger")
+        .on(&first)
+        .runs(&format!(
+            "printf 'GET /bucket/key HTTP/1.1\\r\\nHost: {HOST}\\r\\nConnection: close\\r\\n\\r\\n' | nc {host} {port} > /tmp/answer
+             head -n 1 /tmp/answer | grep -q ' 403 '
+             grep -q AccessDenied /tmp/answer"
+        ))
+        .succeeds()
+        .await?;
+    if first == second {
+        return Ok(());
+    }
+    let read = ns
+        .pod("far")
+        .on(&second)
+        .runs(&format!("wget -q -O - '{get}' | sha256sum"))
+        .succeeds()
+        .await?;
+    ensure!(
+        written == read,
+        "written {written}, read on the other node {read}"
+    );
+    counts(
+        ns,
+        &second,
+        "bytes_total",
+        r#"direction="read",via="http""#,
+        |value| value >= LENGTH,
+    )
+    .await?;
+    counts(
+        ns,
+        &second,
+        "bytes_total",
+        r#"direction="read",via="shm""#,
+        |value| value == 0,
+    )
+    .await?;
+    counts(ns, &second, "upstream_local", "", |value| value == 0).await
+}
+
+/// Names the StorageCluster to the agents, by the chart's values.
+async fn configure(ns: &Namespace, cluster: &storage::Ready) -> Result<()> {
+    let ca = storage::secret_value(ns, &cluster.credentials, "ca.crt").await?;
+    let upstreams = json!([{"name": UPSTREAM, "endpoint": cluster.endpoint, "port": 9100, "ca": ca}]);
+    let setting = format!("csi.agent.gateway.upstreams={upstreams}");
+    chart::install(&["--set-json", &setting]).await?;
+    Ok(())
+}
+
+/// Waits until the agent of a node counts so much for the upstream.
+async fn counts(
+    ns: &Namespace,
+    node: &str,
+    name: &str,
+    labels: &str,
+    good: impl Fn(u64) -> bool,
+) -> Result<()> {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let metric = format!(r#"penstock_gateway_{name}{{upstream="{UPSTREAM}"{comma}{labels}}} "#);
+    eventually(&format!("{metric}on {node} is as it should"), async || {
+        let text = metrics(ns, node).await?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&metric)?.parse().ok());
+        Ok(match value {
+            Some(value) if good(value) => Wait::Done(()),
+            other => Wait::NotYet(format!("{other:?}")),
+        })
+    })
+    .await
+}
+
+async fn metrics(ns: &Namespace, node: &str) -> Result<String> {
+    let of_node = ListParams::default()
+        .labels("app.kubernetes.io/component=node")
+        .fields(&format!("spec.nodeName={node}"));
+    let pods = Api::<Pod>::namespaced(ns.client.clone(), chart::NAMESPACE)
+        .list(&of_node)
+        .await?;
+    let pod = pods
+        .items
+        .first()
+        .and_then(|pod| pod.metadata.name.clone())
+        .context("no node pod")?;
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{pod}:9091/proxy/metrics",
+        chart::NAMESPACE
+    );
+    command::kubectl(&["get", "--raw", &path]).await
+}
+
+struct Keys {
+    access: String,
+    secret: String,
+}
+
+impl Keys {
+    async fn of(ns: &Namespace, secret: &str) -> Result<Self> {
+        Ok(Self {
+            access: storage::secret_value(ns, secret, "accessKeyId").await?,
+            secret: storage::secret_value(ns, secret, "secretAccessKey").await?,
+        })
+    }
+
+    /// A URL of the gateway that whoever has it may use, as any SDK makes it.
+    fn url(&self, method: &str, path: &str) -> Result<String> {
+        let identity =
+            aws_credential_types::Credentials::new(&self.access, &self.secret, None, None, "test").into();
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(Duration::from_secs(3600));
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region("us-east-1")
+            .name("s3")
+            .time(SystemTime::now())
+            .settings(settings)
+            .build()?
+            .into();
+        let url = format!("http://{HOST}{path}");
+        let request = SignableRequest::new(method, &url, std::iter::empty(), SignableBody::UnsignedPayload)?;
+        let (instructions, _) = sign(request, &params)?.into_parts();
+        let (_, query) = instructions.into_parts();
+        // Values of the query come as they are.
+        let encoded: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.replace('/', "%2F").replace(';', "%3B")))
+            .collect();
+        Ok(format!("{url}?{}", encoded.join("&")))
+    }
+}
