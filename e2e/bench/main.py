@@ -11,12 +11,13 @@ import sys
 import local
 import mount
 import peers
+import rdma
 import reconcile
 import s3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "target/bench/results.jsonl"
-ROWS = [*s3.ROWS, *local.ROWS, *mount.ROWS, *reconcile.ROWS]
+ROWS = [*s3.ROWS, *local.ROWS, *rdma.ROWS, *mount.ROWS, *reconcile.ROWS]
 
 
 def show(result):
@@ -47,7 +48,7 @@ def main():
     print("==> release binaries", flush=True)
     # The whole workspace's features, so that `make images` need not compile the dependencies again.
     subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi",
-                    "--example", "transfer"],
+                    "--example", "transfer", "--example", "rdma_transfer"],
                    cwd=ROOT, check=True)
     peers.install_rclone()
     if any(row in mount.ROWS for row in rows):
