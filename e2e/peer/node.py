@@ -16,7 +16,7 @@ HTTP, ADMIN = "127.0.0.1:9000", "127.0.0.1:9100"
 DATA, LOG = pathlib.Path("/tmp/node"), pathlib.Path("/tmp/node.log")
 BUCKET = "bucket"
 # Small, so that what leaks is missed soon.
-STAGING_MIB, SESSIONS, IDLE = 8, 12, 8
+STAGING_MIB, SESSIONS, IDLE = 8, 12, 20
 
 
 def pattern(seed, size):
@@ -25,7 +25,7 @@ def pattern(seed, size):
     return (block * (size // len(block) + 1))[:size]
 
 
-def eventually(what, question, patience=30):
+def eventually(what, question, patience=60):
     """Waits until `question` has no complaint."""
     end = time.monotonic() + patience
     while complaint := question():
@@ -60,7 +60,7 @@ class Node:
         of this process made. (It names threads, and none any more where one has ended, so the storage node's cannot be asked for.)"""
         listed = subprocess.run(["/usr/bin/rdma", "-j", "resource", "show", kind], stdout=subprocess.PIPE, text=True, check=True)
         ours = {int(thread) for thread in os.listdir("/proc/self/task")}
-        return [one for one in json.loads(listed.stdout or "[]") if one["comm"] != "ib_core" and one.get("pid") not in ours]
+        return [one for one in json.loads(listed.stdout or "[]") if one.get("comm") != "ib_core" and one.get("pid") not in ours]
 
     def put(self, key, content):
         """By HTTP."""

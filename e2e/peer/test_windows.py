@@ -29,7 +29,7 @@ class Windows(Attack):
             self.fails(method, "the kernel's", address=lambda _: 0xffff888000000000)
         # A GET moves as many bytes as there are, so only a PUT reaches beyond.
         self.fails("PUT", "one more", size=lambda size: size + 1)
-        self.fails("PUT", "4 GiB", size=lambda _: 0xffffffff)
+        self.fails("PUT", "64 MiB", size=lambda _: 64 << 20)
 
     def test_windows_that_are_too_small_stay_as_they_are(self):
         session = self.session()
