@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod keys;
 pub mod local;
 pub mod local_path;
