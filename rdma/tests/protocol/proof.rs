@@ -29,35 +29,35 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(UNTOUCHED, |_, state| !state.touched),
-            Property::always(DRAINED, |_, state| {
+            Property::always(UNTOUCHED, |_, state: &State| !state.touched),
+            Property::always(DRAINED, |_, state: &State| {
                 let drained = |operations: &[Operation]| !operations.contains(&Operation::UnderWay);
                 state
                     .works
                     .iter()
                     .all(|work| work.answered.is_none() || drained(&work.operations))
             }),
-            Property::always(ONCE, |_, state| {
+            Property::always(ONCE, |_, state: &State| {
                 let mut seen = HashSet::new();
                 state
                     .works
                     .iter()
                     .all(|work| seen.insert((state.sessions[work.session].id, work.sequence)))
             }),
-            Property::always(CLOSED, |_, state| {
+            Property::always(CLOSED, |_, state: &State| {
                 state.requests.iter().all(|request| {
                     !matches!(request.phase, Phase::Used(_))
                         || !request.open
                         || !state.sessions[request.session].client_alive
                 })
             }),
-            Property::always(WHOLE, |_, state| {
+            Property::always(WHOLE, |_, state: &State| {
                 let whole = |operations: &[Operation]| operations.iter().all(|one| *one == Operation::Done);
                 state.works.iter().all(|work| {
                     !work.stored || whole(&work.operations) && work.answered == Some(Outcome::Success)
                 })
             }),
-            Property::always(KEPT, |_, state| {
+            Property::always(KEPT, |_, state: &State| {
                 state.requests.iter().enumerate().all(|(index, request)| {
                     request.phase != Phase::Used(Outcome::Success)
                         || request.kind == Kind::Get
@@ -68,22 +68,28 @@ impl Model for Protocol {
                 })
             }),
             // That the model does what it is for.
-            Property::sometimes("both succeed", |_, state| {
+            Property::sometimes("both succeed", |_, state: &State| {
                 let done = |phase| phase == Phase::Used(Outcome::Success);
                 state.requests.iter().all(|request| done(request.phase))
             }),
-            Property::sometimes("another session succeeds after one that died", |_, state| {
-                state
-                    .requests
-                    .iter()
-                    .any(|request| request.session > 0 && request.phase == Phase::Used(Outcome::Success))
-            }),
-            Property::sometimes("a recording is refused", |_, state| state.refused),
-            Property::sometimes("a PUT is stored although its client does not know", |_, state| {
-                state.works.iter().any(|work| {
-                    work.stored && state.requests[work.request].phase == Phase::Used(Outcome::Failure)
-                })
-            }),
+            Property::sometimes(
+                "another session succeeds after one that died",
+                |_, state: &State| {
+                    state
+                        .requests
+                        .iter()
+                        .any(|request| request.session > 0 && request.phase == Phase::Used(Outcome::Success))
+                },
+            ),
+            Property::sometimes("a recording is refused", |_, state: &State| state.refused),
+            Property::sometimes(
+                "a PUT is stored although its client does not know",
+                |_, state: &State| {
+                    state.works.iter().any(|work| {
+                        work.stored && state.requests[work.request].phase == Phase::Used(Outcome::Failure)
+                    })
+                },
+            ),
         ]
     }
 }
