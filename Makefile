@@ -1,11 +1,12 @@
 # Every command a developer needs; `make help` lists them. Each works twice in a row and after a crash of the last run.
 #   SUITE=name    one suite of tests (SUITE=list names them)       ROW=regex   only some rows of the benchmark
 #   NODES=n       nodes of the throwaway cluster (default 2)       KUBECONFIG  use this cluster instead of a throwaway one
+#   TARGET=name   one target of the fuzzers                      FUZZ_SECONDS  for each of them (default 60)
 #   PROFILE=dev   cargo profile of `make images` (default release)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint images up down shell generate clean
+.PHONY: help demo test soak fuzz bench lint images up down shell generate clean
 
 CLUSTER := e2e/cluster
 NODES ?= 2
@@ -29,6 +30,10 @@ test: ## Every test, or one suite: make test SUITE=csi
 
 soak: ## The long forms of the random, fault and crash tests
 	@$(PYTHON); PENSTOCK_SOAK=1 e2e/run-tests --suite '$(if $(filter all,$(SUITE)),soak,$(SUITE))'
+
+TARGET ?=
+fuzz: ## The parsers of untrusted bytes under libFuzzer: make fuzz TARGET=tokens FUZZ_SECONDS=600
+	@fuzz/run $(TARGET)
 
 bench: ## Speed as ratios against peers, into target/bench/results.jsonl: make bench ROW=get
 	@e2e/bench/run --row '$(ROW)'

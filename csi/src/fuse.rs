@@ -11,6 +11,8 @@
 
 mod abi;
 pub mod backing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod init;
 mod reply;
 mod request;

@@ -7,6 +7,9 @@
 //! ```
 //! Keys of storage nodes travel here, so each side looks at who the other is (`SO_PEERCRED`).
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 use crate::{access::Access, fs::Look};
 use penstock_rdma::Policy;
 use rustix::net::{

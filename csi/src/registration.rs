@@ -14,6 +14,8 @@
 //! not. Other drivers patch `h2`; here [`authority`] gives each request a valid authority before `h2` sees it.
 
 mod authority;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod headers;
 mod hpack;
 

@@ -13,12 +13,13 @@ import gateway
 import local
 import mount
 import peers
+import rdma
 import reconcile
 import s3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "target/bench/results.jsonl"
-ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *mount.ROWS, *reconcile.ROWS]
+ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *rdma.ROWS, *mount.ROWS, *reconcile.ROWS]
 
 
 def show(result):
@@ -37,7 +38,7 @@ def build():
     print("==> release binaries", flush=True)
     # The whole workspace's features, so that `make images` need not compile the dependencies again.
     subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi",
-                    "--example", "transfer"],
+                    "--example", "transfer", "--example", "rdma_transfer"],
                    cwd=ROOT, check=True)
 
 

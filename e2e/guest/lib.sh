@@ -65,6 +65,26 @@ libraries() {
   done < <(ldd "$2" 2>/dev/null | grep -o '/[^ )]*')
 }
 
+# tree ROOT PATH [TAR OPTION…]: a file or folder at the path that it has here, with the shared libraries that its files need.
+tree() {
+  local root=$1 path file
+  path=$(realpath --no-symlinks "$2")
+  shift 2
+  [ -e "$path" ] || die "there is no $path"
+  tar --create --directory / "$@" -- "${path#/}" | tar --extract --directory "$root" --no-same-owner
+  while IFS= read -r file; do libraries "$root" "$file"; done < <(find "$path" -name '*.so*' -type f)
+}
+
+# python ROOT: Debian's Python with its standard library, without what is for making and testing programs.
+python() {
+  local folder
+  [ -x /usr/bin/python3 ] || die "there is no /usr/bin/python3; on Debian: apt-get install python3"
+  folder=$(/usr/bin/python3 -I -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+  carry "$1" /usr/bin/python3
+  tree "$1" "$folder" --exclude='config-*' --exclude=test --exclude=idlelib --exclude=lib2to3 --exclude=pydoc_data \
+    --exclude=ensurepip --exclude=tkinter --exclude=distutils
+}
+
 pack() { (cd "$1" && find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format newc --owner 0:0); }
 
 # base KERNEL: prints the initramfs that every guest has, made anew when a version in it changes.

@@ -14,6 +14,8 @@ mod credentials;
 mod endpoint;
 mod error;
 pub mod fabric;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod local;
 pub mod protocol;
 pub mod relay;

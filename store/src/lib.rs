@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod keys;
 pub mod local;
