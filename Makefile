@@ -1,7 +1,7 @@
 # Every command a developer needs; `make help` lists them. Each works twice in a row and after a crash of the last run.
 #   SUITE=name    one suite of tests (SUITE=list names them)       ROW=regex   only some rows of the benchmark
 #   NODES=n       nodes of the throwaway cluster (default 2)       KUBECONFIG  use this cluster instead of a throwaway one
-#   GUESTS=n      virtual machines with RDMA beside them (0)     PROFILE=dev   cargo profile of `make images` (default release)
+#   GUESTS=n      virtual machines with RDMA besides (default 0)   PROFILE=dev cargo profile of `make images` (default release)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
