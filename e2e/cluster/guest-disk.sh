@@ -111,10 +111,10 @@ make_guest_images() ( # BIN WORK ARCHIVE…
   ctr() { "$bin/ctr" --address "$work/containerd.sock" --namespace k8s.io "$@"; }
   printf 'version = 3\ndisabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]\n' >"$work/config.toml"
   PATH=$bin:$PATH containerd --config "$work/config.toml" --root "$work/root" --state "$work/state" --address "$work/containerd.sock" \
-    --log-level error &
+    --log-level error >"$work/log" 2>&1 &
   containerd=$!
   trap 'kill "$containerd" 2>/dev/null || true' EXIT
-  until_true 30 "containerd answers" ctr version
+  until_true 60 "containerd answers" ctr version || { cat "$work/log"; exit 1; }
   for archive in "$@"; do ctr images import "$archive" >/dev/null; done
   kill "$containerd"
   wait "$containerd" || true

@@ -2,7 +2,10 @@
 
 use crate::{Client, Pod, Wait, client, diagnose, eventually, object, wait::PATIENCE};
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Namespace as Resource, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    core::v1::{Namespace as Resource, PersistentVolumeClaim},
+    events::v1::Event,
+};
 use kube::{
     Api,
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
@@ -143,6 +146,20 @@ impl Namespace {
             &ListParams::default(),
         )
         .await
+    }
+
+    /// Events about a pod with this reason: what they say.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn told(&self, pod: &str, reason: &str) -> Result<Vec<String>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        Ok(events
+            .into_iter()
+            .filter(|event| event.reason.as_deref() == Some(reason))
+            .filter(|event| event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(pod))
+            .filter_map(|event| event.note)
+            .collect())
     }
 
     async fn remove(&self) -> Result<()> {

@@ -42,7 +42,7 @@ impl Pod {
         }
     }
 
-    /// Binds it to a node.
+    /// Binds it to a node, whatever the node's taints.
     pub fn on(mut self, node: &str) -> Self {
         self.node = Some(node.into());
         self
@@ -93,6 +93,7 @@ impl Pod {
         });
         if let Some(node) = &self.node {
             spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            spec["tolerations"] = json!([{"operator": "Exists"}]);
         }
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name}, "spec": spec})
     }
