@@ -42,6 +42,8 @@ guest_config() {
   cat >>"$dir/kubelet.yaml" <<YAML
 registerWithTaints: [{key: $GUEST_MARK, value: "true", effect: NoSchedule}]
 YAML
+  # An emulated processor is busy with looking alone.
+  sed -i 's/^syncFrequency: .*/syncFrequency: 30s/; s/^nodeStatusUpdateFrequency: .*/nodeStatusUpdateFrequency: 20s/' "$dir/kubelet.yaml"
   rm -rf "$root"
   mkdir -p "$root/config/$RUN/pki" "$root/config/$dir" "$root/config/root/.ssh"
   cp "$RUN"/pki/{ca.crt,"node$n.crt","node$n.key",proxy.crt,proxy.key} "$root/config/$RUN/pki/"
@@ -64,7 +66,7 @@ start_guest() { # N KERNEL DISK IMAGES: the folders of a kernel and of its disk,
   connect_guest "$n"
   { cat "$disk/initrd"; guest_config "$n"; } >"$dir/initrd"
   # What it writes goes to files that qemu has deleted already. KVM is absent or broken in many a container.
-  TMPDIR=$dir launch "node$n" nsenter --net="/run/netns/$NS" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 \
+  TMPDIR=$dir launch "node$n" nsenter --net="/run/netns/$NS" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 1 \
     -m "$GUEST_MEMORY" -kernel "$kernel"/boot/vmlinuz-* -initrd "$dir/initrd" -append 'console=ttyS0 quiet panic=-1' \
     -display none -monitor none -nodefaults -no-reboot -serial "file:$RUN/log/console$n.log" \
     -drive "file=$disk/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe" \

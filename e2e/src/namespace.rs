@@ -1,6 +1,6 @@
 //! A namespace of a test's own.
 
-use crate::{Client, Pod, Wait, client, diagnose, eventually, object, wait::PATIENCE};
+use crate::{Client, Pod, Wait, client, diagnose, eventually, object};
 use anyhow::{Result, bail};
 use k8s_openapi::api::{
     core::v1::{Namespace as Resource, PersistentVolumeClaim},
@@ -207,7 +207,7 @@ impl Namespace {
         mut check: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
         let api = self.penstock(kind);
-        crate::within(PATIENCE, &format!("{kind} {name}: {what}"), async || {
+        eventually(&format!("{kind} {name}: {what}"), async || {
             let Some(object) = api.get_opt(name).await? else {
                 bail!("{kind} {name} is gone")
             };

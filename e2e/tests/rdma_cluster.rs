@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::Pod as Resource;
 use kube::api::DeleteParams;
 use penstock_e2e::{
-    Namespace, Pod, Result, Wait, client, command::kubectl, ensure, eventually, guest, in_namespace, nodes,
+    Namespace, Pod, Result, Wait, command::kubectl, ensure, eventually, guest, in_namespace, nodes,
     object, storage,
     volume::{self, Moved},
 };
