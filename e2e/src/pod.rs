@@ -23,6 +23,7 @@ pub struct Pod {
     claims: Vec<(String, bool)>,
     script: String,
     security: Value,
+    limits: Value,
 }
 
 impl Pod {
@@ -39,7 +40,14 @@ impl Pod {
             claims: Vec::new(),
             script: String::new(),
             security,
+            limits: json!({}),
         }
+    }
+
+    /// Asks for so many of a resource.
+    pub fn asking(mut self, resource: &str, count: u32) -> Self {
+        self.limits[resource] = count.into();
+        self
     }
 
     /// Binds it to a node.
@@ -86,6 +94,7 @@ impl Pod {
             "containers": [{
                 "name": "main", "image": tools_image(), "imagePullPolicy": "IfNotPresent",
                 "command": ["sh", "-c", self.script],
+                "resources": {"limits": self.limits},
                 "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": self.claims.iter().map(mount).collect::<Vec<_>>(),
             }],

@@ -1,0 +1,4 @@
+//! RDMA NICs for pods, with the real kubelet, scheduler and container runtime.
+
+mod machine;
+mod plugin;
