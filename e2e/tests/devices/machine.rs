@@ -4,8 +4,9 @@
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use penstock_e2e::{
-    Context, Namespace, Result, Wait, chart, client, command::kubectl, ensure, eventually, in_namespace,
-    nodes,
+    Context, Namespace, Pod, Result, Wait, chart, client,
+    command::{self, kubectl},
+    ensure, eventually, in_namespace, nodes,
 };
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +19,21 @@ pub const RDMA: &str = "penstock.io/rdma";
 /// Units of a NIC.
 pub const UNITS: u32 = 4;
 
+/// Makes a node's tree one without devices.
+const EMPTY: &str = "mkdir -p /machine/sys/class /machine/dev && rm -rf /machine/sys/class/* /machine/sys/devices /machine/dev/*";
+
 /// The one installation is shared, so one test at a time has it its way.
 static TURN: Mutex<()> = Mutex::const_new(());
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// How the chart's `devices` offers NICs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As a resource.
+    DevicePlugin,
+    /// As devices of claims.
+    Dra,
+}
 
 /// The nodes of the cluster, and what they pretend to have.
 pub struct Machines {
@@ -31,7 +44,11 @@ pub struct Machines {
 }
 
 /// Runs `test` with the chart's `devices` looking at recorded trees: one node has the soft-RoCE devices `names`.
-pub async fn with_nics(names: &[&str], test: impl AsyncFnOnce(&Machines) -> Result<()>) -> Result<()> {
+pub async fn with_nics(
+    mode: Mode,
+    names: &[&str],
+    test: impl AsyncFnOnce(&Machines) -> Result<()>,
+) -> Result<()> {
     WAITING.fetch_add(1, Ordering::SeqCst);
     let _turn = TURN.lock().await;
     WAITING.fetch_sub(1, Ordering::SeqCst);
@@ -42,10 +59,13 @@ pub async fn with_nics(names: &[&str], test: impl AsyncFnOnce(&Machines) -> Resu
         for name in &all {
             machines.prepare(name).await?;
         }
-        let outcome = machines.run(names, test).await;
+        let outcome = machines.run(mode, names, test).await;
         for name in &all {
-            // The folder is on the node and outlives the namespace.
-            machines.shell_on(name, "rm -rf /machine/*").await?;
+            // The folder is on the node and outlives the namespace. The driver that runs has mounted what is in it.
+            let last = WAITING.load(Ordering::SeqCst) == 0;
+            machines
+                .shell_on(name, if last { "rm -rf /machine/*" } else { EMPTY })
+                .await?;
         }
         outcome
     })
@@ -58,33 +78,43 @@ pub async fn with_nics(names: &[&str], test: impl AsyncFnOnce(&Machines) -> Resu
 }
 
 impl Machines {
-    async fn run(&self, names: &[&str], test: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
+    async fn run(
+        &self,
+        mode: Mode,
+        names: &[&str],
+        test: impl AsyncFnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
         for (number, name) in names.iter().enumerate() {
             self.add(name, number).await?;
         }
-        Self::install(&[]).await?;
-        let units = UNITS * u32::try_from(names.len())?;
-        self.allocatable(units).await?;
+        Self::install(mode, &[]).await?;
+        match mode {
+            Mode::DevicePlugin => self.allocatable(UNITS * u32::try_from(names.len())?).await?,
+            Mode::Dra => {
+                self.published("all NICs are offered, healthy", |slice| {
+                    names.iter().all(|name| slice.contains(name)) && !slice.contains("unhealthy")
+                })
+                .await?;
+            }
+        }
         test(self).await
     }
 
     /// Installs the chart with devices; `more` goes to helm.
-    pub async fn install(more: &[&str]) -> Result<()> {
+    pub async fn install(mode: Mode, more: &[&str]) -> Result<()> {
         let units = format!("devices.devicePlugin.sharedUnits={UNITS}");
         let (sysfs, dev) = (
             format!("devices.sysfs={FOLDER}/sys"),
             format!("devices.dev={FOLDER}/dev"),
         );
-        let mut args = vec![
-            "--set",
-            "devices.enabled=true",
-            "--set",
-            &units,
-            "--set",
-            &sysfs,
-            "--set",
-            &dev,
-        ];
+        let mode = match mode {
+            Mode::DevicePlugin => "devices.mode=DevicePlugin",
+            Mode::Dra => "devices.mode=DRA",
+        };
+        let mut args = vec!["--set", "devices.enabled=true"];
+        for setting in [mode, &units, &sysfs, &dev] {
+            args.extend(["--set", setting]);
+        }
         args.extend(more);
         chart::install(&args).await.map(drop)
     }
@@ -98,12 +128,15 @@ impl Machines {
                 "nodeName": node, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
                 "containers": [{
                     "name": "machine", "image": image, "imagePullPolicy": "IfNotPresent",
-                    "command": ["sh", "-c", "rm -rf /machine/* && mkdir -p /machine/sys/class/misc && touch /tmp/ready && sleep 3600"],
+                    "command": ["sh", "-c", format!("{EMPTY} && touch /tmp/ready && sleep 3600")],
                     "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
                     "securityContext": {"runAsUser": 0},
-                    "volumeMounts": [{"name": "machine", "mountPath": "/machine"}],
+                    "volumeMounts": [{"name": "machine", "mountPath": "/machine"}, {"name": "cdi", "mountPath": "/cdi"}],
                 }],
-                "volumes": [{"name": "machine", "hostPath": {"path": FOLDER, "type": "DirectoryOrCreate"}}],
+                "volumes": [
+                    {"name": "machine", "hostPath": {"path": FOLDER, "type": "DirectoryOrCreate"}},
+                    {"name": "cdi", "hostPath": {"path": "/var/run/cdi", "type": "DirectoryOrCreate"}},
+                ],
             },
         });
         self.ns.apply(&pod).await?;
@@ -186,38 +219,84 @@ impl Machines {
         .await
     }
 
-    /// Waits until a pod of the driver runs on the node that is not `old`, and returns its UID.
-    pub async fn driver_uid(&self) -> Result<String> {
-        let pods = driver_pods(&self.node).await?;
-        let pod = pods["items"].get(0).context("no pod of the driver")?;
-        Ok(pod["metadata"]["uid"]
+    /// Waits until the node's slices, as JSON, are as `wanted`.
+    pub async fn published(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let selector = format!("spec.driver=rdma.penstock.io,spec.nodeName={}", self.node);
+        eventually(&format!("the slices of {}: {what}", self.node), async || {
+            let list = kubectl(&[
+                "get",
+                "resourceslices",
+                "--field-selector",
+                &selector,
+                "-o",
+                "json",
+            ])
+            .await?;
+            let list: Value = serde_json::from_str(&list)?;
+            let slices: Vec<_> = list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|slice| &slice["spec"])
+                .collect();
+            let text = serde_json::to_string(&slices)?;
+            let reached = !slices.is_empty() && wanted(&text);
+            Ok(if reached {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(text)
+            })
+        })
+        .await
+    }
+
+    /// How many claims have a CDI file on the node.
+    pub async fn specs(&self) -> Result<usize> {
+        let files = self.shell("ls /cdi").await?;
+        Ok(files
+            .lines()
+            .filter(|name| name.starts_with("rdma.penstock.io-"))
+            .count())
+    }
+
+    /// Waits until no claim is prepared on the node.
+    pub async fn nothing_is_left(&self) -> Result<()> {
+        eventually("no claim is prepared any more", async || {
+            let count = self.specs().await?;
+            Ok(if count == 0 {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(format!("{count} CDI files"))
+            })
+        })
+        .await
+    }
+
+    /// The driver's pod on the node.
+    async fn driver(&self) -> Result<Value> {
+        let mut pods = driver_pods(&self.node).await?;
+        let first = pods.pointer_mut("/items/0").map(Value::take);
+        first.context("no pod of the driver is on the node")
+    }
+
+    /// Its name.
+    pub async fn driver_name(&self) -> Result<String> {
+        let driver = self.driver().await?;
+        Ok(driver["metadata"]["name"]
             .as_str()
-            .context("a pod without UID")?
+            .context("a pod without a name")?
             .to_owned())
     }
 
     /// Kills the driver's pod on the node, and waits until the next one is ready.
     pub async fn replace_driver(&self) -> Result<()> {
-        let old = self.driver_uid().await?;
-        let selector = format!("spec.nodeName={}", self.node);
-        let label = "app.kubernetes.io/component=devices";
-        kubectl(&[
-            "-n",
-            chart::NAMESPACE,
-            "delete",
-            "pods",
-            "-l",
-            label,
-            "--field-selector",
-            &selector,
-            "--force",
-        ])
-        .await?;
+        let old = self.driver().await?["metadata"]["uid"].clone();
+        let name = self.driver_name().await?;
+        kubectl(&["-n", chart::NAMESPACE, "delete", "pod", &name, "--force"]).await?;
         eventually("the driver's pod is replaced and ready", async || {
             let pods = driver_pods(&self.node).await?;
             let ready = pods["items"].as_array().into_iter().flatten().any(|pod| {
-                pod["metadata"]["uid"] != old.as_str()
-                    && pod["status"]["containerStatuses"][0]["ready"] == true
+                pod["metadata"]["uid"] != old && pod["status"]["containerStatuses"][0]["ready"] == true
             });
             Ok(if ready {
                 Wait::Done(())
@@ -271,10 +350,36 @@ pub async fn told(ns: &Namespace, needle: &str) -> Result<()> {
     .await
 }
 
+/// Waits until a pod has printed exactly this.
+pub async fn printed(pod: &Pod, wanted: &str) -> Result<()> {
+    eventually("the pod has printed what it sees", async || {
+        let log = pod.log().await?;
+        Ok(if log == wanted {
+            Wait::Done(())
+        } else {
+            Wait::NotYet(log)
+        })
+    })
+    .await
+}
+
 /// The phase of a pod.
 pub async fn phase(ns: &Namespace, pod: &str) -> Result<String> {
     let pod = ns.api::<k8s_openapi::api::core::v1::Pod>().get(pod).await?;
     let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
     ensure!(!phase.is_empty(), "a pod without a phase");
     Ok(phase)
+}
+
+/// Kills a node's kubelet and starts it again, in the throwaway cluster. False, with a note, where the nodes are not ours to break.
+pub async fn restart_kubelet(node: &str) -> Result<bool> {
+    let number = std::env::var("PENSTOCK_RUN")
+        .ok()
+        .and_then(|_| node.strip_prefix("node"));
+    let Some(number) = number else {
+        eprintln!("skipped: the nodes are not ours to break");
+        return Ok(false);
+    };
+    command::run("e2e/cluster/restart-kubelet", &[number]).await?;
+    Ok(true)
 }

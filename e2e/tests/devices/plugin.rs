@@ -1,14 +1,14 @@
 //! The device plugin: `penstock.io/rdma` in a pod's limits.
 
-use crate::machine::{Machines, RDMA, UNITS, offered, phase, told, with_nics};
-use penstock_e2e::{Context, Result, Wait, client, command, ensure, eventually, nodes};
+use crate::machine::{Machines, Mode, RDMA, UNITS, offered, phase, restart_kubelet, told, with_nics};
+use penstock_e2e::{Context, Result, Wait, client, ensure, eventually, nodes};
 
 /// Tells which device nodes a container has, and opens one of them.
 const LOOK: &str = "ls /dev/infiniband; echo given=$PENSTOCK_RDMA_DEVICES; for node in /dev/infiniband/*; do echo x > $node; done";
 
 #[tokio::test]
 async fn a_pod_that_asks_for_a_nic_sees_its_device_nodes_and_no_others_do() -> Result<()> {
-    with_nics(&["rxe0", "rxe1"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0", "rxe1"], async |machines| {
         let ns = &machines.ns;
         // With two units, of both NICs; the pod is an unprivileged user's.
         let seen = ns.pod("two").asking(RDMA, 2).runs(LOOK).succeeds().await?;
@@ -41,7 +41,7 @@ async fn a_pod_that_asks_for_a_nic_sees_its_device_nodes_and_no_others_do() -> R
 
 #[tokio::test]
 async fn a_nic_is_shared_by_as_many_pods_as_it_has_units_and_the_next_is_told_why_it_waits() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
         let ns = &machines.ns;
         let mut pods = Vec::new();
         for number in 0..UNITS {
@@ -67,7 +67,7 @@ async fn a_nic_is_shared_by_as_many_pods_as_it_has_units_and_the_next_is_told_wh
 /// "FIXME: there is no way to recover from the Unhealthy state", say other device plugins.
 #[tokio::test]
 async fn a_nic_whose_link_goes_down_is_not_given_until_it_comes_back() -> Result<()> {
-    with_nics(&["rxe0", "rxe1"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0", "rxe1"], async |machines| {
         let ns = &machines.ns;
         machines.set_state("rxe0", "1: DOWN").await?;
         machines.allocatable(UNITS).await?;
@@ -87,7 +87,7 @@ async fn a_nic_whose_link_goes_down_is_not_given_until_it_comes_back() -> Result
 
 #[tokio::test]
 async fn a_nic_that_is_removed_is_not_offered_and_one_that_is_added_is() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
         machines.remove("rxe0").await?;
         machines.allocatable(0).await?;
         machines.add("rxe0", 0).await?;
@@ -101,11 +101,7 @@ async fn a_nic_that_is_removed_is_not_offered_and_one_that_is_added_is() -> Resu
 /// k8s-rdma-shared-dev-plugin#48, #74, #79, #118: 0 resources after a restart of kubelet.
 #[tokio::test]
 async fn after_a_restart_of_kubelet_the_nics_are_offered_again() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
-        let Some(number) = throwaway(&machines.node) else {
-            eprintln!("skipped: the nodes are not ours to break");
-            return Ok(());
-        };
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
         let ns = &machines.ns;
         let running = ns
             .pod("stays")
@@ -113,7 +109,9 @@ async fn after_a_restart_of_kubelet_the_nics_are_offered_again() -> Result<()> {
             .runs(&format!("{LOOK}; sleep 600"))
             .started()
             .await?;
-        command::run("e2e/cluster/restart-kubelet", &[&number]).await?;
+        if !restart_kubelet(&machines.node).await? {
+            return Ok(());
+        }
         eventually("a new pod gets a NIC from the new kubelet", async || {
             let pod = ns.pod("after").on(&machines.node).asking(RDMA, 1).runs(LOOK);
             Ok(match pod.succeeds().await {
@@ -141,15 +139,9 @@ fn ensure_given(seen: &str) -> Result<()> {
     Ok(())
 }
 
-/// The number of a node of the throwaway cluster.
-fn throwaway(node: &str) -> Option<String> {
-    std::env::var("PENSTOCK_RUN").ok()?;
-    node.strip_prefix("node").map(str::to_owned)
-}
-
 #[tokio::test]
 async fn the_driver_may_be_killed_under_pods_that_have_nics() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
         let ns = &machines.ns;
         let running = ns
             .pod("stays")
@@ -175,8 +167,8 @@ async fn the_driver_may_be_killed_under_pods_that_have_nics() -> Result<()> {
 
 #[tokio::test]
 async fn switching_devices_off_withdraws_the_nics() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
-        Machines::install(&["--set", "devices.enabled=false"]).await?;
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
+        Machines::install(Mode::DevicePlugin, &["--set", "devices.enabled=false"]).await?;
         machines.allocatable(0).await?;
         let _waits = machines
             .ns
@@ -192,7 +184,7 @@ async fn switching_devices_off_withdraws_the_nics() -> Result<()> {
 
 #[tokio::test]
 async fn the_checks_of_this_suite_can_fail() -> Result<()> {
-    with_nics(&["rxe0"], async |machines| {
+    with_nics(Mode::DevicePlugin, &["rxe0"], async |machines| {
         // A device node that is not there, as after a driver that names the wrong one.
         machines
             .shell("mv dev/infiniband/uverbs0 dev/infiniband/elsewhere")
