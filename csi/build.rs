@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
         "proto/csi.proto",
         "proto/deviceplugin.proto",
+        "proto/dra_health.proto",
         "proto/dra_v1.proto",
         "proto/dra_v1beta1.proto",
         "proto/pluginregistration.proto",

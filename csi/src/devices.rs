@@ -3,8 +3,12 @@
 //!
 //! ```text
 //!  sysfs ──every 2 s──▶ watch ──▶ plugin   the kubelet's device plugin service: penstock.io/rdma, counted in units
+//!                            or ▶ dra      ResourceSlices, and the kubelet's DRA plugin service: claims
 //! ```
+//! One of the two on a node, because neither knows what the other gave away.
 
+mod dra;
+mod metrics;
 pub mod nic;
 mod plugin;
 #[cfg(test)]
@@ -23,9 +27,27 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 /// Name of the driver towards the kubelet: its folder in `plugins`, its sockets in `plugins_registry`.
 pub const DRIVER: &str = "rdma.penstock.io";
 
+/// How NICs are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// As the resource `penstock.io/rdma`.
+    DevicePlugin,
+    /// As devices that ResourceClaims are given (Kubernetes 1.34).
+    Dra,
+}
+
 /// Options of the role.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// How NICs are offered.
+    #[arg(long, value_enum, default_value_t = Mode::DevicePlugin)]
+    pub mode: Mode,
+    /// Name of this node, which DRA needs.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME", required_if_eq("mode", "dra"))]
+    pub node_name: Option<String>,
+    /// The container runtime's folder of CDI files, which DRA writes.
+    #[arg(long, default_value = "/var/run/cdi", value_name = "DIR")]
+    pub cdi_dir: PathBuf,
     /// The host's sysfs.
     #[arg(long, default_value = "/sys", value_name = "DIR")]
     pub sysfs: PathBuf,
@@ -52,6 +74,9 @@ pub enum DevicesError {
     /// A socket.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The DRA driver.
+    #[error(transparent)]
+    Dra(#[from] dra::DraError),
     /// The admin endpoint.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
@@ -71,27 +96,47 @@ pub async fn run(
     let period = Duration::from_secs(args.period);
     let sysfs = Arc::new(sysfs::Sysfs::new(args.sysfs));
     let (nics, looking) = watch::start(sysfs, period, shutdown.clone()).await?;
+    metrics::register(&mut admin.metrics, nics.clone());
+    let looked = looking.clone();
     admin.readiness.probe("devices", move || {
-        let looking = looking.clone();
+        let looking = looked.clone();
         async move { looking.check() }
     });
-    let plugged = admin.readiness.flag("device plugin");
     let shown = nics.clone();
     admin
         .documents
         .push(("/devices", Box::new(move || nic::document(&shown.borrow()))));
-    admin.serve(service, shutdown.clone()).await?;
-    let options = plugin::Options {
-        socket: args
-            .kubelet_dir
-            .join("plugins")
-            .join(DRIVER)
-            .join("device-plugin.sock"),
-        registry: args
-            .kubelet_dir
-            .join(format!("plugins_registry/{DRIVER}-device-plugin-reg.sock")),
-        shares: args.shared_units,
-        dev: args.dev,
-    };
-    Ok(plugin::serve(options, nics, plugged, calls, shutdown).await?)
+    match args.mode {
+        Mode::DevicePlugin => {
+            let plugged = admin.readiness.flag("device plugin");
+            admin.serve(service, shutdown.clone()).await?;
+            let registry = format!("plugins_registry/{DRIVER}-device-plugin-reg.sock");
+            let options = plugin::Options {
+                socket: args
+                    .kubelet_dir
+                    .join("plugins")
+                    .join(DRIVER)
+                    .join("device-plugin.sock"),
+                registry: args.kubelet_dir.join(registry),
+                shares: args.shared_units,
+                dev: args.dev,
+            };
+            plugin::serve(options, nics, plugged, calls, shutdown).await?;
+        }
+        Mode::Dra => {
+            let flags = dra::Flags {
+                registered: admin.readiness.flag("registration"),
+                published: admin.readiness.flag("slices"),
+            };
+            admin.serve(service, shutdown.clone()).await?;
+            let options = dra::Options {
+                node: args.node_name.unwrap_or_default(),
+                kubelet: args.kubelet_dir,
+                cdi: args.cdi_dir,
+                dev: args.dev,
+            };
+            dra::serve(options, nics, looking, flags, calls, shutdown).await?;
+        }
+    }
+    Ok(())
 }

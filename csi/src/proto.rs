@@ -29,3 +29,9 @@ pub mod dra_v1 {
 pub mod dra_v1beta1 {
     tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1beta1");
 }
+
+/// How kubelet learns of the health of a DRA driver's devices: `dra-health` v1alpha1.
+#[allow(clippy::all, missing_docs)]
+pub mod dra_health {
+    tonic::include_proto!("v1alpha1");
+}

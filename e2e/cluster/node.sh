@@ -146,6 +146,18 @@ in_node() { # N COMMAND…
   [ -n "$pid" ] && nsenter -t "$pid" -m -n -u env PATH="$BIN:$PATH" "$@"
 }
 
+restart_kubelet() { # N: ends it as a crash would, and starts the same command in the same place
+  local pid command
+  pid=$(node_pid "$1" kubelet)
+  [ -n "$pid" ] || die "node$1 runs no kubelet"
+  mapfile -d '' command <"/proc/$pid/cmdline"
+  kill -9 "$pid"
+  while [ -e "/proc/$pid" ]; do sleep 0.1; done
+  # shellcheck disable=SC2016 # the inner shell expands it
+  launch "node$1" nsenter -t "$(node_pid "$1")" -m -n -u env PATH="$BIN:$PATH" sh -c 'log=$1; shift; exec "$@" >>"$log" 2>&1' sh \
+    "$RUN/log/kubelet$1.log" "${command[@]}"
+}
+
 stop_node() { # N: containers first, by their containerd; then the daemons; what is left dies with its cgroup
   if is_guest "$1"; then
     stop "node$1"
