@@ -56,9 +56,9 @@ pub async fn nodes(client: &Client) -> Result<Vec<String>> {
         .await?
         .into_iter()
         .filter(|node| {
-            node.spec
-                .as_ref()
-                .is_none_or(|spec| spec.unschedulable != Some(true) && spec.taints.as_ref().is_none_or(Vec::is_empty))
+            node.spec.as_ref().is_none_or(|spec| {
+                spec.unschedulable != Some(true) && spec.taints.as_ref().is_none_or(Vec::is_empty)
+            })
         })
         .filter_map(|node| node.metadata.name)
         .collect();

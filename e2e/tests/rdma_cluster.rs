@@ -6,8 +6,9 @@
 use k8s_openapi::api::core::v1::Pod as Resource;
 use kube::api::DeleteParams;
 use penstock_e2e::{
-    Namespace, Pod, Result, Wait, command::kubectl, ensure, eventually, guest, in_namespace, nodes,
-    object, storage,
+    Namespace, Pod, Result, Wait,
+    command::kubectl,
+    ensure, eventually, guest, in_namespace, nodes, object, storage,
     volume::{self, Moved},
 };
 use serde_json::json;
@@ -98,7 +99,8 @@ impl Ledger {
 }
 
 #[tokio::test]
-async fn bytes_of_a_volume_travel_by_verbs_between_nodes_and_both_ends_and_the_kernels_say_so() -> Result<()> {
+async fn bytes_of_a_volume_travel_by_verbs_between_nodes_and_both_ends_and_the_kernels_say_so() -> Result<()>
+{
     let _ports = PORTS.lock().await;
     in_namespace("rdma", async |ns| {
         let (first, second) = guest::two(&ns.client).await?;
@@ -163,7 +165,10 @@ async fn on_a_node_without_rdma_require_is_refused_and_prefer_is_served_and_both
     in_namespace("rdma", async |ns| {
         let (first, _) = guest::two(&ns.client).await?;
         let without = nodes(&ns.client).await?.remove(0);
-        let cluster = on_rdma_node(&ns, "mixed", &first, "Require").await?.created().await?;
+        let cluster = on_rdma_node(&ns, "mixed", &first, "Require")
+            .await?
+            .created()
+            .await?;
         ns.claim("strict", &cluster.storage_class).await?;
         let waiting = ns
             .pod("strict")
@@ -276,12 +281,15 @@ async fn said(reader: &Pod, text: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_storage_node_that_dies_in_mid_transfer_gives_errors_and_never_wrong_bytes_and_rdma_comes_back() -> Result<()>
-{
+async fn a_storage_node_that_dies_in_mid_transfer_gives_errors_and_never_wrong_bytes_and_rdma_comes_back()
+-> Result<()> {
     let _ports = PORTS.lock().await;
     in_namespace("rdma", async |ns| {
         let (first, second) = guest::two(&ns.client).await?;
-        let cluster = on_rdma_node(&ns, "mortal", &first, "Require").await?.created().await?;
+        let cluster = on_rdma_node(&ns, "mortal", &first, "Require")
+            .await?
+            .created()
+            .await?;
         ns.claim("data", &cluster.storage_class).await?;
         let reader = reader_of_many(&ns, &first, &second).await?;
         said(&reader, "right 2\n").await?;
@@ -309,7 +317,10 @@ async fn a_cable_that_is_pulled_and_plugged_in_leaves_a_volume_that_uses_rdma_ag
     let _ports = PORTS.lock().await;
     in_namespace("rdma", async |ns| {
         let (first, second) = guest::two(&ns.client).await?;
-        let cluster = on_rdma_node(&ns, "cut", &first, "Require").await?.created().await?;
+        let cluster = on_rdma_node(&ns, "cut", &first, "Require")
+            .await?
+            .created()
+            .await?;
         ns.claim("data", &cluster.storage_class).await?;
         let reader = reader_of_many(&ns, &first, &second).await?;
         said(&reader, "right 2\n").await?;
@@ -336,7 +347,10 @@ async fn the_checks_of_this_suite_can_fail() -> Result<()> {
     in_namespace("rdma", async |ns| {
         let (first, second) = guest::two(&ns.client).await?;
         // Between the same nodes, by HTTP.
-        let cluster = on_rdma_node(&ns, "slow", &first, "Disabled").await?.created().await?;
+        let cluster = on_rdma_node(&ns, "slow", &first, "Disabled")
+            .await?
+            .created()
+            .await?;
         ns.claim("data", &cluster.storage_class).await?;
         let before = Ledger::of(&ns, "slow", "data", &first, &second).await?;
         ns.pod("writer")
@@ -347,7 +361,11 @@ async fn the_checks_of_this_suite_can_fail() -> Result<()> {
             .await?;
         let after = Ledger::of(&ns, "slow", "data", &first, &second).await?;
         let judged = after.shows_rdma(&before, "write", 2 * MIB);
-        ensure!(judged.is_err(), "bytes by HTTP passed for bytes by RDMA: {}", after.agent);
+        ensure!(
+            judged.is_err(),
+            "bytes by HTTP passed for bytes by RDMA: {}",
+            after.agent
+        );
         Ok(())
     })
     .await
