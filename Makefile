@@ -1,8 +1,8 @@
 # Every command a developer needs; `make help` lists them. Each works twice in a row and after a crash of the last run.
 #   SUITE=name    one suite of tests (SUITE=list names them)       ROW=regex   only some rows of the benchmark
 #   NODES=n       nodes of the throwaway cluster (default 2)       KUBECONFIG  use this cluster instead of a throwaway one
-#   TARGET=name   one target of the fuzzers                      FUZZ_SECONDS  for each of them (default 60)
-#   PROFILE=dev   cargo profile of `make images` (default release)
+#   GUESTS=n      virtual machines with RDMA besides (default 0)   PROFILE=dev cargo profile of `make images` (default release)
+#   TARGET=name   one target of the fuzzers                        FUZZ_SECONDS for each of them (default 60)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -10,10 +10,11 @@ SHELL := /bin/bash
 
 CLUSTER := e2e/cluster
 NODES ?= 2
+GUESTS ?= 0
 SUITE ?= all
 ROW ?= .
 PROFILE ?= release
-export NODES
+export NODES GUESTS
 # The test runner is Python; a fresh machine may have none.
 PYTHON := command -v python3 >/dev/null || $(CLUSTER)/packages
 

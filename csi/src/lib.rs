@@ -6,6 +6,8 @@
 //!  kubelet ──NodeStage/Publish──▶ node ──descriptor──▶ agent ──S3──▶ storage node   (a DaemonSet of two containers)
 //!                                privileged,           unprivileged,
 //!                                mounts and proves     serves FUSE
+//!
+//!  kubelet ──ListAndWatch, Allocate──▶ devices ──▶ sysfs                  (a DaemonSet of its own, if RDMA NICs are to be scheduled)
 //! ```
 //! One binary with a role each (and `mount`, one bucket on one machine without Kubernetes): they share protos, socket handling and the hand-over, and no process.
 #![deny(unsafe_code)]
@@ -14,6 +16,7 @@ pub mod access;
 pub mod agent;
 pub mod attributes;
 pub mod controller;
+pub mod devices;
 pub mod events;
 pub mod fs;
 pub mod fuse;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use penstock_csi::{agent, controller, gateway, mount, node};
+use penstock_csi::{agent, controller, devices, gateway, mount, node};
 use std::{process::ExitCode, time::Duration};
 
 /// Penstock's CSI driver: buckets as volumes of pods.
@@ -23,6 +23,8 @@ enum Role {
     Node(node::Args),
     /// Serve the files of mounted volumes; runs unprivileged on every node.
     Agent(agent::Args),
+    /// Offer this node's RDMA NICs to pods; runs on every node.
+    Devices(devices::Args),
     /// Mount one bucket here, without Kubernetes, until it is unmounted or SIGTERM.
     Mount(mount::Args),
     /// Serve S3 to clients on this machine, by the fastest way to a storage node, without Kubernetes.
@@ -37,6 +39,8 @@ enum Error {
     Node(#[from] node::NodeError),
     #[error(transparent)]
     Agent(#[from] agent::AgentError),
+    #[error(transparent)]
+    Devices(#[from] devices::DevicesError),
     #[error(transparent)]
     Mount(#[from] mount::Error),
     #[error(transparent)]
@@ -64,6 +68,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Role::Controller(args) => controller::run(&cli.service, args, shutdown).await?,
         Role::Node(args) => node::run(&cli.service, args, shutdown).await?,
         Role::Agent(args) => agent::run(&cli.service, args, shutdown).await?,
+        Role::Devices(args) => devices::run(&cli.service, args, shutdown).await?,
         Role::Mount(args) => mount::run(&cli.service, args, shutdown).await?,
         Role::Gateway(args) => gateway::run(&cli.service, args, shutdown).await?,
     }

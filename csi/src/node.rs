@@ -171,7 +171,8 @@ pub async fn run(
         .kubelet_dir
         .join("plugins_registry")
         .join(format!("{DRIVER}-reg.sock"));
-    let registration = registration::serve(registry, socket.clone(), registered, calls, shutdown.clone());
+    let plugin = registration::Plugin::csi(DRIVER, socket.clone());
+    let registration = registration::serve(registry, plugin, registered, calls, shutdown.clone());
     tokio::try_join!(csi, registration)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Telling kubelet of the driver: the plugin registration service, in place of a node-driver-registrar sidecar.
+//! Telling kubelet of a plugin: the plugin registration service, in place of a node-driver-registrar sidecar.
 //!
 //! ```text
 //!  kubelet sees a socket in plugins_registry ──GetInfo──▶ "CSIPlugin csi.penstock.io at …/csi.sock"
@@ -21,7 +21,6 @@ mod hpack;
 
 use crate::{
     grpc::{self, Calls, ServeError, Socket},
-    identity::DRIVER,
     proto::registration::{
         InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse, registration_server,
         registration_server::RegistrationServer,
@@ -32,42 +31,64 @@ use penstock_service::{CancellationToken, Flag};
 use std::path::PathBuf;
 use tonic::{Request, Response, Status, service::Routes};
 
-/// `CSIPlugin` of `k8s.io/kubelet/pkg/apis/pluginregistration`.
-const PLUGIN_TYPE: &str = "CSIPlugin";
-/// kubelet asks for a version of CSI 1.x; the minor one says nothing (`validateVersions` in `pkg/volume/csi/csi_plugin.go`).
-const CSI_VERSION: &str = "1.0.0";
+/// What kubelet is told of a plugin (`PluginInfo` of `k8s.io/kubelet/pkg/apis/pluginregistration`).
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// `CSIPlugin`, `DevicePlugin` or `DRAPlugin`.
+    pub kind: &'static str,
+    /// The driver's name, or the resource's that a device plugin offers.
+    pub name: String,
+    /// Where it is served, by the path that kubelet sees.
+    pub endpoint: PathBuf,
+    /// What it speaks, in the words of its kind.
+    pub versions: Vec<String>,
+}
 
-/// Serves the registration on `registry_socket` until `shutdown` fires: the driver is served on `csi_socket`, under the path
-/// that kubelet sees. `flag` passes while kubelet says that the driver is registered.
+impl Plugin {
+    /// A CSI driver. kubelet asks for a version of CSI 1.x; the minor one says nothing (`validateVersions` in
+    /// `pkg/volume/csi/csi_plugin.go`).
+    pub fn csi(driver: &str, endpoint: PathBuf) -> Self {
+        Self {
+            kind: "CSIPlugin",
+            name: driver.to_owned(),
+            endpoint,
+            versions: vec!["1.0.0".to_owned()],
+        }
+    }
+}
+
+/// Serves the registration of `plugin` on `registry_socket`, in the kubelet's folder `plugins_registry`, until `shutdown` fires.
+/// `flag` passes while kubelet says that the plugin is registered.
 ///
 /// # Errors
 /// When the socket cannot be bound or serving ends by itself.
 pub async fn serve(
     registry_socket: PathBuf,
-    csi_socket: PathBuf,
+    plugin: Plugin,
     flag: Flag,
     calls: Calls,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let registration = Registration { csi_socket, flag };
+    let registration = Registration { plugin, flag };
     let socket = Socket::bind(&registry_socket)?;
     let routes = Routes::new(RegistrationServer::new(registration));
     grpc::serve_on(socket, routes, calls, shutdown, ValidAuthority::new).await
 }
 
 struct Registration {
-    csi_socket: PathBuf,
+    plugin: Plugin,
     flag: Flag,
 }
 
 #[tonic::async_trait]
 impl registration_server::Registration for Registration {
     async fn get_info(&self, _request: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        let plugin = self.plugin.clone();
         Ok(Response::new(PluginInfo {
-            r#type: PLUGIN_TYPE.to_owned(),
-            name: DRIVER.to_owned(),
-            endpoint: self.csi_socket.to_string_lossy().into_owned(),
-            supported_versions: vec![CSI_VERSION.to_owned()],
+            r#type: plugin.kind.to_owned(),
+            name: plugin.name,
+            endpoint: plugin.endpoint.to_string_lossy().into_owned(),
+            supported_versions: plugin.versions,
         }))
     }
 
@@ -80,13 +101,14 @@ impl registration_server::Registration for Registration {
             error,
         } = request.into_inner();
         if plugin_registered {
-            tracing::info!("kubelet has registered the driver");
+            tracing::info!(plugin = self.plugin.name, "kubelet has registered the plugin");
             self.flag.pass();
         } else {
             // kubelet tries again by itself, with growing pauses.
-            tracing::error!(error, "kubelet could not register the driver");
+            let name = &self.plugin.name;
+            tracing::error!(plugin = name, error, "kubelet could not register the plugin");
             self.flag
-                .fail(format!("kubelet could not register the driver: {error}"));
+                .fail(format!("kubelet could not register {name}: {error}"));
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

@@ -11,35 +11,42 @@ volumeBindingMode: WaitForFirstConsumer
 YAML
   local n disk
   for n in $(seq "$NODES"); do
-    for disk in "$RUN/disks/node$n"/*; do
-      cat <<YAML
+    for disk in "$RUN/disks/node$n"/*; do local_volume "$n" "$disk"; done
+  done
+}
+
+guest_disks() { # N
+  local disk
+  for disk in $(seq "$GUEST_DISKS"); do local_volume "$1" "/disks/disk0$disk" "penstock.io/test-guest: node$1"; done
+}
+
+local_volume() { # N PATH [LABEL]
+  cat <<YAML
 ---
 apiVersion: v1
 kind: PersistentVolume
-metadata: {name: node$n-$(basename "$disk")}
+metadata: {name: node$1-$(basename "$2"), labels: {${3:-}}}
 spec:
   capacity: {storage: 10Gi}
   accessModes: [ReadWriteOnce]
   persistentVolumeReclaimPolicy: Retain
   storageClassName: local-disks
-  local: {path: $disk}
+  local: {path: $2}
   nodeAffinity:
     required:
-      nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node$n]}]}]
+      nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node$1]}]}]
 YAML
-    done
-  done
 }
 
 # Disks whose claim is gone: emptied, and offered again.
 recycle_disks() {
-  local class volume path
+  local class volume path guest
   kubectl_admin get persistentvolumes \
-    -o 'jsonpath={range .items[?(@.status.phase=="Released")]}{.spec.storageClassName} {.metadata.name} {.spec.local.path}{"\n"}{end}' |
-    while read -r class volume path; do
+    -o 'jsonpath={range .items[?(@.status.phase=="Released")]}{.spec.storageClassName} {.metadata.name} {.spec.local.path} {.metadata.labels.penstock\.io/test-guest}{"\n"}{end}' |
+    while read -r class volume path guest; do
       [ "$class" = local-disks ] || continue
       kubectl_admin delete persistentvolume "$volume" >/dev/null
-      find "$path" -mindepth 1 -delete
+      if [ -z "$guest" ]; then find "$path" -mindepth 1 -delete; else in_guest "${guest#node}" find "$path" -mindepth 1 -delete </dev/null; fi
     done
   disks | kubectl_admin apply --server-side -f - >/dev/null
 }

@@ -9,7 +9,8 @@ ROOT=$(cd "$HERE/../.." && pwd)
 CACHE=${PENSTOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/penstock}
 RUN=${PENSTOCK_RUN:-/var/tmp/penstock}
 NODES=${NODES:-2}
-# Certificates and addresses exist for this many nodes, so that nodes of another kind (guests) can join later.
+GUESTS=${GUESTS:-0} # nodes in virtual machines, with RDMA
+# Certificates and addresses exist for this many nodes, so that virtual machines can join later.
 MAX_NODES=9
 
 NET=10.99.0            # the switch between control plane and nodes

@@ -1,6 +1,6 @@
 # shellcheck shell=bash # sourced
 # A node: network, mount and UTS namespace, with a containerd, kubelet and kube-proxy of its own.
-# A node of another kind (a guest machine on the switch) needs connect_node's routes and $RUN/nodeN.conf, and its own start.
+# guest.sh has nodes of another kind, virtual machines, which share the configuration and nothing else.
 
 CGROUPS=/sys/fs/cgroup
 
@@ -60,8 +60,7 @@ remove_cgroups() {
 
 write_node_config() { # N
   local n=$1 dir=$RUN/node$1
-  mkdir -p "$dir"/{kubelet,containerd,cni,cni-conf,pods-log,cdi,penstock,penstock-sockets}
-  mkdir -p "$RUN/disks/node$n"/disk{01..16}
+  mkdir -p "$dir/cni-conf"
   cat >"$dir/cni-conf/10-penstock.conflist" <<JSON
 {"cniVersion": "1.0.0", "name": "penstock", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
@@ -118,10 +117,14 @@ YAML
 
 start_node() { # N
   local n=$1
+  mkdir -p "$RUN/node$n"/{kubelet,containerd,cni,pods-log,cdi,penstock,penstock-sockets} "$RUN/disks/node$n"/disk{01..16}
   make_cgroup "$n"
   write_node_config "$n"
   launch "node$n" nsenter --net="/run/netns/$NS-node$n" unshare --mount --uts "$HERE/node-main" "$n" "$BIN"
 }
+
+# A virtual machine; guest.sh, which makes it so, must be sourced.
+is_guest() { [ -e "$RUN/node$1/guest" ]; }
 
 node_pid() { # N [PROGRAM]: the process of a node's containerd, or of its kubelet or kube-proxy
   local pid
@@ -134,12 +137,32 @@ node_pid() { # N [PROGRAM]: the process of a node's containerd, or of its kubele
 }
 in_node() { # N COMMAND…
   local pid
+  if is_guest "$1"; then
+    in_guest "$@"
+    return
+  fi
   pid=$(node_pid "$1")
   shift
   [ -n "$pid" ] && nsenter -t "$pid" -m -n -u env PATH="$BIN:$PATH" "$@"
 }
 
+restart_kubelet() { # N: ends it as a crash would, and starts the same command in the same place
+  local pid command
+  pid=$(node_pid "$1" kubelet)
+  [ -n "$pid" ] || die "node$1 runs no kubelet"
+  mapfile -d '' command <"/proc/$pid/cmdline"
+  kill -9 "$pid"
+  while [ -e "/proc/$pid" ]; do sleep 0.1; done
+  # shellcheck disable=SC2016 # the inner shell expands it
+  launch "node$1" nsenter -t "$(node_pid "$1")" -m -n -u env PATH="$BIN:$PATH" sh -c 'log=$1; shift; exec "$@" >>"$log" 2>&1' sh \
+    "$RUN/log/kubelet$1.log" "${command[@]}"
+}
+
 stop_node() { # N: containers first, by their containerd; then the daemons; what is left dies with its cgroup
+  if is_guest "$1"; then
+    stop "node$1"
+    return
+  fi
   # The kubelet first, or it starts them anew.
   node_pid "$1" kubelet | xargs -r kill 2>/dev/null || true
   in_node "$1" timeout 20 bash -c '

@@ -24,8 +24,10 @@ mod wait;
 
 pub mod chart;
 pub mod command;
+pub mod guest;
 pub mod object;
 pub mod storage;
+pub mod volume;
 
 pub use anyhow::{Context, Result, bail, ensure};
 pub use kube::Client;
@@ -43,7 +45,7 @@ pub async fn client() -> Result<Client> {
         .context("no cluster: run this by `make test`, or inside `make shell` after `make up`")
 }
 
-/// Names of the cluster's schedulable nodes, in order.
+/// Names of the cluster's nodes that take any pod, in order.
 ///
 /// # Errors
 /// When the API server does not answer.
@@ -54,9 +56,9 @@ pub async fn nodes(client: &Client) -> Result<Vec<String>> {
         .await?
         .into_iter()
         .filter(|node| {
-            node.spec
-                .as_ref()
-                .is_none_or(|spec| spec.unschedulable != Some(true))
+            node.spec.as_ref().is_none_or(|spec| {
+                spec.unschedulable != Some(true) && spec.taints.as_ref().is_none_or(Vec::is_empty)
+            })
         })
         .filter_map(|node| node.metadata.name)
         .collect();

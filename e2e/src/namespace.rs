@@ -1,8 +1,11 @@
 //! A namespace of a test's own.
 
-use crate::{Client, Pod, Wait, client, diagnose, eventually, object, wait::PATIENCE};
+use crate::{Client, Pod, Wait, client, diagnose, eventually, object};
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Namespace as Resource, PersistentVolumeClaim};
+use k8s_openapi::api::{
+    core::v1::{Namespace as Resource, PersistentVolumeClaim},
+    events::v1::Event,
+};
 use kube::{
     Api,
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
@@ -145,6 +148,20 @@ impl Namespace {
         .await
     }
 
+    /// Events about a pod with this reason: what they say.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn told(&self, pod: &str, reason: &str) -> Result<Vec<String>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        Ok(events
+            .into_iter()
+            .filter(|event| event.reason.as_deref() == Some(reason))
+            .filter(|event| event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(pod))
+            .filter_map(|event| event.note)
+            .collect())
+    }
+
     async fn remove(&self) -> Result<()> {
         // Pods and claims first, then our objects: a namespace controller deletes in no particular order, and volumes
         // whose storage node is gone already could not be given back. What the operator made goes with its owner.
@@ -190,7 +207,7 @@ impl Namespace {
         mut check: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
         let api = self.penstock(kind);
-        crate::within(PATIENCE, &format!("{kind} {name}: {what}"), async || {
+        eventually(&format!("{kind} {name}: {what}"), async || {
             let Some(object) = api.get_opt(name).await? else {
                 bail!("{kind} {name} is gone")
             };

@@ -23,6 +23,9 @@ pub struct Pod {
     claims: Vec<(String, bool)>,
     script: String,
     security: Value,
+    limits: Value,
+    /// ResourceClaims as the pod names them.
+    devices: Vec<Value>,
 }
 
 impl Pod {
@@ -39,10 +42,32 @@ impl Pod {
             claims: Vec::new(),
             script: String::new(),
             security,
+            limits: json!({}),
+            devices: Vec::new(),
         }
     }
 
-    /// Binds it to a node.
+    /// Asks for so many of a resource.
+    pub fn asking(mut self, resource: &str, count: u32) -> Self {
+        self.limits[resource] = count.into();
+        self
+    }
+
+    /// Has a ResourceClaim of its own, made from a template.
+    pub fn claiming(mut self, template: &str) -> Self {
+        self.devices
+            .push(json!({"name": template, "resourceClaimTemplateName": template}));
+        self
+    }
+
+    /// Uses a ResourceClaim that others may use as well.
+    pub fn sharing(mut self, claim: &str) -> Self {
+        self.devices
+            .push(json!({"name": claim, "resourceClaimName": claim}));
+        self
+    }
+
+    /// Binds it to a node, whatever the node's taints.
     pub fn on(mut self, node: &str) -> Self {
         self.node = Some(node.into());
         self
@@ -78,6 +103,7 @@ impl Pod {
     fn manifest(&self) -> Value {
         let volume = |(claim, read_only): &(String, bool)| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}});
         let mount = |(claim, read_only): &(String, bool)| json!({"name": claim, "mountPath": format!("/{claim}"), "readOnly": read_only});
+        let named = |claim: &Value| json!({"name": claim["name"]});
         let mut spec = json!({
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
@@ -86,13 +112,16 @@ impl Pod {
             "containers": [{
                 "name": "main", "image": tools_image(), "imagePullPolicy": "IfNotPresent",
                 "command": ["sh", "-c", self.script],
+                "resources": {"limits": self.limits, "claims": self.devices.iter().map(named).collect::<Vec<_>>()},
                 "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": self.claims.iter().map(mount).collect::<Vec<_>>(),
             }],
             "volumes": self.claims.iter().map(volume).collect::<Vec<_>>(),
+            "resourceClaims": self.devices,
         });
         if let Some(node) = &self.node {
             spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            spec["tolerations"] = json!([{"operator": "Exists"}]);
         }
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name}, "spec": spec})
     }

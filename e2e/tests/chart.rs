@@ -14,6 +14,12 @@ use penstock_e2e::{
 use serde_json::{Value, json};
 
 const CRD: &str = "storageclusters.penstock.io";
+/// What is off by default, in each of its forms.
+const FORMS: [&[&str]; 3] = [
+    &[],
+    &["--set", "devices.enabled=true"],
+    &["--set", "devices.enabled=true", "--set", "devices.mode=DRA"],
+];
 
 #[tokio::test]
 async fn the_chart_lints_and_its_manifests_fit_the_schema() -> Result<()> {
@@ -25,8 +31,10 @@ async fn the_chart_lints_and_its_manifests_fit_the_schema() -> Result<()> {
         "e2e/values.yaml",
     ])
     .await?;
-    let rendered = rendered(&[]).await?;
-    server_accepts(&rendered).await
+    for form in FORMS {
+        server_accepts(&rendered(form).await?).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -36,6 +44,7 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("noSuchValue=1", "noSuchValue"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("csi.agent.gateway.upstreams[0].name=x", "endpoint"),
+        ("devices.mode=Both", "mode"),
     ] {
         let Err(error) = rendered(&["--set", setting]).await else {
             penstock_e2e::bail!("{setting} was accepted");
@@ -93,7 +102,14 @@ async fn each_upstream_of_the_gateway_has_a_service_that_stays_on_the_node() -> 
 
 #[tokio::test]
 async fn only_the_node_container_is_privileged() -> Result<()> {
-    for document in documents(&rendered(&[]).await?)? {
+    for form in FORMS {
+        privileges_are_few(&rendered(form).await?)?;
+    }
+    Ok(())
+}
+
+fn privileges_are_few(manifests: &str) -> Result<()> {
+    for document in documents(manifests)? {
         let pod = &document["spec"]["template"]["spec"];
         for list in ["containers", "initContainers"] {
             for container in pod[list].as_array().unwrap_or(&Vec::new()) {

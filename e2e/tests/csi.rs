@@ -1,16 +1,13 @@
 //! Buckets as volumes in real pods on real nodes.
 
-use k8s_openapi::api::{
-    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
-    events::v1::Event,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
 };
 use penstock_e2e::{
     Context, Namespace, Result, Wait, bail, client, command, ensure, eventually, in_namespace, nodes, object,
-    storage,
+    storage, volume,
 };
 use serde_json::json;
 
@@ -366,17 +363,6 @@ async fn told_in_events(ns: &Namespace, needle: &str) -> Result<()> {
     .await
 }
 
-/// Events about a pod with this reason: what they say.
-async fn told(ns: &Namespace, pod: &str, reason: &str) -> Result<Vec<String>> {
-    let events = ns.api::<Event>().list(&ListParams::default()).await?;
-    Ok(events
-        .into_iter()
-        .filter(|event| event.reason.as_deref() == Some(reason))
-        .filter(|event| event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some(pod))
-        .filter_map(|event| event.note)
-        .collect())
-}
-
 #[tokio::test]
 async fn a_volume_that_requires_rdma_is_not_mounted_on_a_node_without_and_the_pod_is_told_why() -> Result<()>
 {
@@ -394,7 +380,7 @@ async fn a_volume_that_requires_rdma_is_not_mounted_on_a_node_without_and_the_po
             .created()
             .await?;
         let note = eventually("the pod is told that there is no RDMA", async || {
-            let notes = told(&ns, "strict", "FailedMount").await?;
+            let notes = ns.told("strict", "FailedMount").await?;
             Ok(
                 match notes.into_iter().find(|note| note.contains("rdma: require")) {
                     Some(note) => Wait::Done(note),
@@ -430,7 +416,7 @@ async fn a_volume_that_prefers_rdma_falls_back_and_the_pod_is_told() -> Result<(
             .succeeds()
             .await?;
         let note = eventually("the pod is told that its bytes travel by HTTP", async || {
-            Ok(match told(&ns, "mild", "RdmaUnavailable").await?.pop() {
+            Ok(match ns.told("mild", "RdmaUnavailable").await?.pop() {
                 Some(note) => Wait::Done(note),
                 None => Wait::NotYet("no such event".into()),
             })
@@ -440,40 +426,6 @@ async fn a_volume_that_prefers_rdma_falls_back_and_the_pod_is_told() -> Result<(
         Ok(())
     })
     .await
-}
-
-/// Bytes that moved between a claim's volume and its storage node, as the agent of a node counts them: (direction, via) each.
-async fn moved(ns: &Namespace, claim: &str, node: &str) -> Result<Vec<(String, String, u64)>> {
-    let claim = ns.claim_bound(claim).await?;
-    let volume = claim
-        .spec
-        .and_then(|spec| spec.volume_name)
-        .context("the claim is not bound")?;
-    let of_node = ListParams::default()
-        .labels("app.kubernetes.io/component=node")
-        .fields(&format!("spec.nodeName={node}"));
-    let pods = Api::<Pod>::namespaced(ns.client.clone(), "penstock-system")
-        .list(&of_node)
-        .await?;
-    let pod = pods
-        .items
-        .first()
-        .and_then(|pod| pod.metadata.name.clone())
-        .context("no node pod")?;
-    let path = format!("/api/v1/namespaces/penstock-system/pods/{pod}:9091/proxy/metrics");
-    let text = command::kubectl(&["get", "--raw", &path]).await?;
-    let field = |line: &str, name: &str| -> Option<String> {
-        let (_, rest) = line.split_once(&format!("{name}=\""))?;
-        Some(rest.split_once('"')?.0.to_owned())
-    };
-    Ok(text
-        .lines()
-        .filter(|line| line.starts_with("penstock_volume_bytes_total{") && line.contains(&volume))
-        .filter_map(|line| {
-            let bytes = line.rsplit_once(' ')?.1.parse().ok()?;
-            Some((field(line, "direction")?, field(line, "via")?, bytes))
-        })
-        .collect())
 }
 
 #[tokio::test]
@@ -504,16 +456,10 @@ async fn on_the_storage_nodes_host_files_are_lent_and_elsewhere_they_travel() ->
             .succeeds()
             .await?;
         ensure!(written == read, "written {written}, read {read}");
-        let near = moved(&ns, "data", &first).await?;
-        let by = |all: &[(String, String, u64)], direction: &str, via: &str| -> u64 {
-            all.iter()
-                .filter(|(d, v, _)| d == direction && v == via)
-                .map(|(_, _, bytes)| bytes)
-                .sum()
-        };
-        ensure!(by(&near, "write", "shm") >= 9_000_000, "{near:?}");
-        ensure!(by(&near, "read", "shm") >= 9_000_000, "{near:?}");
-        ensure!(by(&near, "read", "http") == 0, "{near:?}");
+        let near = volume::moved(&ns, "data", &first).await?;
+        ensure!(near.bytes("write", "shm") >= 9_000_000, "{near}");
+        ensure!(near.bytes("read", "shm") >= 9_000_000, "{near}");
+        ensure!(near.bytes("read", "http") == 0, "{near}");
         if first == second {
             return Ok(());
         }
@@ -525,10 +471,10 @@ async fn on_the_storage_nodes_host_files_are_lent_and_elsewhere_they_travel() ->
             .succeeds()
             .await?;
         ensure!(written == far, "written {written}, read elsewhere {far}");
-        let far = moved(&ns, "data", &second).await?;
+        let far = volume::moved(&ns, "data", &second).await?;
         ensure!(
-            by(&far, "read", "http") >= 9_000_000 && by(&far, "read", "shm") == 0,
-            "{far:?}"
+            far.bytes("read", "http") >= 9_000_000 && far.bytes("read", "shm") == 0,
+            "{far}"
         );
         Ok(())
     })

@@ -48,7 +48,7 @@ async fn served() -> Served {
     let csi = PathBuf::from("/var/lib/kubelet/plugins/csi.penstock.io/csi.sock");
     let server = tokio::spawn(serve(
         registry.clone(),
-        csi,
+        Plugin::csi("csi.penstock.io", csi),
         flag,
         Calls::default(),
         shutdown.clone(),
@@ -138,7 +138,7 @@ async fn without_another_authority_they_would_be_refused() {
     let path = folder.path().join("reg.sock");
     let health = Health::default();
     let registration = Registration {
-        csi_socket: PathBuf::new(),
+        plugin: Plugin::csi("csi.penstock.io", PathBuf::new()),
         flag: health.flag("registration"),
     };
     let routes = Routes::new(RegistrationServer::new(registration));

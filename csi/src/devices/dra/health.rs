@@ -1,0 +1,123 @@
+//! The health of devices for the status of pods that have them: `DRAResourceHealth` v1alpha1 (KEP-4680,
+//! `k8s.io/kubelet/pkg/apis/dra-health`), which kubelet shows in `status.containerStatuses[].allocatedResourcesStatus`.
+
+use super::device;
+use crate::{
+    devices::{
+        nic::Nic,
+        watch::{Looking, Nics},
+    },
+    proto::dra_health::{
+        DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
+        dra_resource_health_server::DraResourceHealth,
+    },
+};
+use futures::{StreamExt, stream};
+use penstock_service::CancellationToken;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+/// Name of the service, as the registration says it.
+pub(super) const SERVICE: &str = "v1alpha1.DRAResourceHealth";
+/// How often it is told that nothing has changed.
+const AGAIN: Duration = Duration::from_secs(10);
+/// For how long kubelet may believe it: its own default, twice what a look that is late takes.
+const BELIEVED_SECONDS: i64 = 30;
+
+/// The service.
+pub(super) struct Health {
+    pub(super) nics: Nics,
+    pub(super) looking: Looking,
+    pub(super) node: String,
+    pub(super) shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl DraResourceHealth for Health {
+    async fn node_watch_resources(
+        &self,
+        _request: Request<NodeWatchResourcesRequest>,
+    ) -> Result<Response<BoxStream<NodeWatchResourcesResponse>>, Status> {
+        let (looking, node) = (self.looking.clone(), self.node.clone());
+        let lists = stream::unfold((self.nics.clone(), true), move |(mut nics, first)| {
+            let (looking, node) = (looking.clone(), node.clone());
+            async move {
+                // The sender lives until the process ends.
+                if !first {
+                    let _either = tokio::time::timeout(AGAIN, nics.changed()).await;
+                }
+                let known = nics.borrow_and_update().clone();
+                Some((Ok(report(&known, &node, looking.check())), (nics, false)))
+            }
+        });
+        let lists = lists.take_until(self.shutdown.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(lists)))
+    }
+}
+
+/// All devices of the node, as kubelet asks for them. What cannot be looked at is unknown, whatever it was.
+fn report(nics: &[Nic], node: &str, looking: Result<(), String>) -> NodeWatchResourcesResponse {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let health = |nic: &Nic| {
+        let (health, message) = match (&looking, nic.trouble()) {
+            (Err(why), _) => (HealthStatus::Unknown, why.clone()),
+            (Ok(()), Some(why)) => (HealthStatus::Unhealthy, why),
+            (Ok(()), None) => (HealthStatus::Healthy, String::new()),
+        };
+        DeviceHealth {
+            device: Some(DeviceIdentifier {
+                pool_name: node.to_owned(),
+                device_name: device::name(nic),
+            }),
+            health: health.into(),
+            last_updated_time: now,
+            health_check_timeout_seconds: BELIEVED_SECONDS,
+            message,
+        }
+    };
+    NodeWatchResourcesResponse {
+        devices: nics.iter().map(health).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::nic::{PortState, tests::nic};
+
+    #[test]
+    fn a_device_is_healthy_unhealthy_or_unknown_with_the_reason() {
+        let mut nics = [nic("mlx5_0"), nic("mlx5_1")];
+        nics[1].ports[0].state = PortState::Down;
+        let told = |looking| {
+            let report = report(&nics, "node1", looking);
+            let told = report.devices.into_iter();
+            told.map(|device| {
+                (
+                    device.health(),
+                    device.device.unwrap().device_name,
+                    device.message,
+                )
+            })
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(Ok(())),
+            [
+                (HealthStatus::Healthy, "mlx5-0".to_owned(), String::new()),
+                (
+                    HealthStatus::Unhealthy,
+                    "mlx5-1".to_owned(),
+                    "port 1 is down".to_owned()
+                ),
+            ]
+        );
+        let unknown = told(Err("sysfs hangs".to_owned()));
+        assert!(
+            unknown
+                .iter()
+                .all(|(health, _, why)| *health == HealthStatus::Unknown && why == "sysfs hangs")
+        );
+    }
+}

@@ -1,0 +1,385 @@
+//! Nodes with RDMA NICs that they do not have: a recorded sysfs in a folder of each node, whose device nodes are harmless ones
+//! (`/dev/null` by another name). Everything else is real: the kubelet, the scheduler, the container runtime, the driver.
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use penstock_e2e::{
+    Context, Namespace, Pod, Result, Wait, chart, client,
+    command::{self, kubectl},
+    ensure, eventually, in_namespace, nodes,
+};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Mutex;
+
+/// Where the recorded trees are, on the nodes.
+const FOLDER: &str = "/var/lib/penstock/e2e-devices";
+/// The resource under test.
+pub const RDMA: &str = "penstock.io/rdma";
+/// Units of a NIC.
+pub const UNITS: u32 = 4;
+
+/// Makes a node's tree one without devices.
+const EMPTY: &str = "mkdir -p /machine/sys/class /machine/dev && rm -rf /machine/sys/class/* /machine/sys/devices /machine/dev/*";
+
+/// The one installation is shared, so one test at a time has it its way.
+static TURN: Mutex<()> = Mutex::const_new(());
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// How the chart's `devices` offers NICs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As a resource.
+    DevicePlugin,
+    /// As devices of claims.
+    Dra,
+}
+
+/// The nodes of the cluster, and what they pretend to have.
+pub struct Machines {
+    /// The test's namespace, in which a pod per node writes its tree.
+    pub ns: Namespace,
+    /// The node that has NICs; the others have none.
+    pub node: String,
+}
+
+/// Runs `test` with the chart's `devices` looking at recorded trees: one node has the soft-RoCE devices `names`.
+pub async fn with_nics(
+    mode: Mode,
+    names: &[&str],
+    test: impl AsyncFnOnce(&Machines) -> Result<()>,
+) -> Result<()> {
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    let _turn = TURN.lock().await;
+    WAITING.fetch_sub(1, Ordering::SeqCst);
+    let outcome = in_namespace("devices", async |ns| {
+        let all = nodes(&client().await?).await?;
+        let node = all.first().context("the cluster has no node")?.clone();
+        let machines = Machines { ns, node };
+        for name in &all {
+            machines.prepare(name).await?;
+        }
+        let outcome = machines.run(mode, names, test).await;
+        for name in &all {
+            // The folder is on the node and outlives the namespace. The driver that runs has mounted what is in it.
+            let last = WAITING.load(Ordering::SeqCst) == 0;
+            machines
+                .shell_on(name, if last { "rm -rf /machine/*" } else { EMPTY })
+                .await?;
+        }
+        outcome
+    })
+    .await;
+    // The next test installs it anyway.
+    if WAITING.load(Ordering::SeqCst) == 0 {
+        chart::install(&[]).await?;
+    }
+    outcome
+}
+
+impl Machines {
+    async fn run(
+        &self,
+        mode: Mode,
+        names: &[&str],
+        test: impl AsyncFnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        for (number, name) in names.iter().enumerate() {
+            self.add(name, number).await?;
+        }
+        Self::install(mode, &[]).await?;
+        match mode {
+            Mode::DevicePlugin => self.allocatable(UNITS * u32::try_from(names.len())?).await?,
+            Mode::Dra => {
+                self.published("all NICs are offered, healthy", |slice| {
+                    names.iter().all(|name| slice.contains(name)) && !slice.contains("unhealthy")
+                })
+                .await?;
+            }
+        }
+        test(self).await
+    }
+
+    /// Installs the chart with devices; `more` goes to helm.
+    pub async fn install(mode: Mode, more: &[&str]) -> Result<()> {
+        let units = format!("devices.devicePlugin.sharedUnits={UNITS}");
+        let (sysfs, dev) = (
+            format!("devices.sysfs={FOLDER}/sys"),
+            format!("devices.dev={FOLDER}/dev"),
+        );
+        let mode = match mode {
+            Mode::DevicePlugin => "devices.mode=DevicePlugin",
+            Mode::Dra => "devices.mode=DRA",
+        };
+        let mut args = vec!["--set", "devices.enabled=true"];
+        for setting in [mode, &units, &sysfs, &dev] {
+            args.extend(["--set", setting]);
+        }
+        args.extend(more);
+        chart::install(&args).await.map(drop)
+    }
+
+    /// Starts the pod that writes a node's tree, which is empty at first.
+    async fn prepare(&self, node: &str) -> Result<()> {
+        let image = std::env::var("PENSTOCK_TOOLS_IMAGE").unwrap_or_else(|_| "localhost/tools:1".into());
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("machine-{node}")},
+            "spec": {
+                "nodeName": node, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+                "containers": [{
+                    "name": "machine", "image": image, "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", format!("{EMPTY} && touch /tmp/ready && sleep 3600")],
+                    "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+                    "securityContext": {"runAsUser": 0},
+                    "volumeMounts": [{"name": "machine", "mountPath": "/machine"}, {"name": "cdi", "mountPath": "/cdi"}],
+                }],
+                "volumes": [
+                    {"name": "machine", "hostPath": {"path": FOLDER, "type": "DirectoryOrCreate"}},
+                    {"name": "cdi", "hostPath": {"path": "/var/run/cdi", "type": "DirectoryOrCreate"}},
+                ],
+            },
+        });
+        self.ns.apply(&pod).await?;
+        let name = format!("pod/machine-{node}");
+        kubectl(&[
+            "-n",
+            &self.ns.name,
+            "wait",
+            &name,
+            "--for=condition=Ready",
+            "--timeout=120s",
+        ])
+        .await
+        .map(drop)
+    }
+
+    async fn shell_on(&self, node: &str, script: &str) -> Result<String> {
+        let pod = format!("machine-{node}");
+        kubectl(&["-n", &self.ns.name, "exec", &pod, "--", "sh", "-euc", script]).await
+    }
+
+    /// Runs a script on the node with NICs, in the folder of its tree.
+    pub async fn shell(&self, script: &str) -> Result<String> {
+        self.shell_on(&self.node, &format!("cd /machine\n{script}")).await
+    }
+
+    /// Gives the node a soft-RoCE device, in the format of Linux 6.1.
+    pub async fn add(&self, name: &str, number: usize) -> Result<()> {
+        self.shell(&format!(
+            "nic=sys/devices/virtual/infiniband/{name} verbs=sys/devices/virtual/infiniband_verbs/uverbs{number}
+             mkdir -p $nic/ports/1/gids $nic/ports/1/gid_attrs/types $nic/ports/1/gid_attrs/ndevs $verbs dev/infiniband \\
+               sys/class/infiniband sys/class/infiniband_verbs
+             echo > $nic/fw_ver
+             echo b88f:11ff:fe1b:3d{number:02x} > $nic/node_guid
+             echo eth0 > $nic/parent
+             echo Ethernet > $nic/ports/1/link_layer
+             echo '25 Gb/sec (1X EDR)' > $nic/ports/1/rate
+             echo 0000:0000:0000:0000:0000:ffff:0a63:0001 > $nic/ports/1/gids/1
+             echo 'RoCE v2' > $nic/ports/1/gid_attrs/types/1
+             echo eth0 > $nic/ports/1/gid_attrs/ndevs/1
+             echo '4: ACTIVE' > $nic/ports/1/state
+             echo {name} > $verbs/ibdev
+             printf 'MAJOR=231\\nMINOR=%s\\nDEVNAME=infiniband/uverbs{number}\\nDEVMODE=0666\\n' $((192 + {number})) > $verbs/uevent
+             [ -e dev/infiniband/uverbs{number} ] || mknod -m 666 dev/infiniband/uverbs{number} c 1 3
+             ln -sfn ../../devices/virtual/infiniband_verbs/uverbs{number} sys/class/infiniband_verbs/uverbs{number}
+             ln -sfn ../../devices/virtual/infiniband/{name} sys/class/infiniband/{name}"
+        ))
+        .await
+        .map(drop)
+    }
+
+    /// Takes a device from the node, as `rdma link delete` does.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.shell(&format!("rm sys/class/infiniband/{name}"))
+            .await
+            .map(drop)
+    }
+
+    /// Sets the state of a device's port, as `1: DOWN`.
+    pub async fn set_state(&self, name: &str, state: &str) -> Result<()> {
+        self.shell(&format!(
+            "echo '{state}' > sys/class/infiniband/{name}/ports/1/state"
+        ))
+        .await
+        .map(drop)
+    }
+
+    /// Waits until the scheduler may give away so many units on the node.
+    pub async fn allocatable(&self, units: u32) -> Result<()> {
+        let node = self.node.clone();
+        eventually(&format!("{node} offers {units} of {RDMA}"), async || {
+            let found = offered(&self.ns, &node).await?;
+            let reached = found.as_deref().unwrap_or("0") == units.to_string();
+            Ok(if reached {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(format!("{found:?}"))
+            })
+        })
+        .await
+    }
+
+    /// Waits until the node's slices, as JSON, are as `wanted`.
+    pub async fn published(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let selector = format!("spec.driver=rdma.penstock.io,spec.nodeName={}", self.node);
+        eventually(&format!("the slices of {}: {what}", self.node), async || {
+            let list = kubectl(&[
+                "get",
+                "resourceslices",
+                "--field-selector",
+                &selector,
+                "-o",
+                "json",
+            ])
+            .await?;
+            let list: Value = serde_json::from_str(&list)?;
+            let slices: Vec<_> = list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|slice| &slice["spec"])
+                .collect();
+            let text = serde_json::to_string(&slices)?;
+            let reached = !slices.is_empty() && wanted(&text);
+            Ok(if reached {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(text)
+            })
+        })
+        .await
+    }
+
+    /// How many claims have a CDI file on the node.
+    pub async fn specs(&self) -> Result<usize> {
+        let files = self.shell("ls /cdi").await?;
+        Ok(files
+            .lines()
+            .filter(|name| name.starts_with("rdma.penstock.io-"))
+            .count())
+    }
+
+    /// Waits until no claim is prepared on the node.
+    pub async fn nothing_is_left(&self) -> Result<()> {
+        eventually("no claim is prepared any more", async || {
+            let count = self.specs().await?;
+            Ok(if count == 0 {
+                Wait::Done(())
+            } else {
+                Wait::NotYet(format!("{count} CDI files"))
+            })
+        })
+        .await
+    }
+
+    /// The driver's pod on the node.
+    async fn driver(&self) -> Result<Value> {
+        let mut pods = driver_pods(&self.node).await?;
+        let first = pods.pointer_mut("/items/0").map(Value::take);
+        first.context("no pod of the driver is on the node")
+    }
+
+    /// Its name.
+    pub async fn driver_name(&self) -> Result<String> {
+        let driver = self.driver().await?;
+        Ok(driver["metadata"]["name"]
+            .as_str()
+            .context("a pod without a name")?
+            .to_owned())
+    }
+
+    /// Kills the driver's pod on the node, and waits until the next one is ready.
+    pub async fn replace_driver(&self) -> Result<()> {
+        let old = self.driver().await?["metadata"]["uid"].clone();
+        let name = self.driver_name().await?;
+        kubectl(&["-n", chart::NAMESPACE, "delete", "pod", &name, "--force"]).await?;
+        eventually("the driver's pod is replaced and ready", async || {
+            let pods = driver_pods(&self.node).await?;
+            let ready = pods["items"].as_array().into_iter().flatten().any(|pod| {
+                pod["metadata"]["uid"] != old && pod["status"]["containerStatuses"][0]["ready"] == true
+            });
+            Ok(if ready {
+                Wait::Done(())
+            } else {
+                Wait::NotYet("not yet".into())
+            })
+        })
+        .await
+    }
+}
+
+async fn driver_pods(node: &str) -> Result<Value> {
+    let selector = format!("spec.nodeName={node}");
+    let label = "app.kubernetes.io/component=devices";
+    let text = kubectl(&[
+        "-n",
+        chart::NAMESPACE,
+        "get",
+        "pods",
+        "-l",
+        label,
+        "--field-selector",
+        &selector,
+        "-o",
+        "json",
+    ])
+    .await?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// How much of the resource a node offers, as it says it; `None` when it does not know the resource.
+pub async fn offered(ns: &Namespace, node: &str) -> Result<Option<String>> {
+    let node = Api::<Node>::all(ns.client.clone()).get(node).await?;
+    let allocatable = node
+        .status
+        .and_then(|status| status.allocatable)
+        .unwrap_or_default();
+    Ok(allocatable.get(RDMA).map(|quantity| quantity.0.clone()))
+}
+
+/// Waits until an Event of the namespace says `needle`.
+pub async fn told(ns: &Namespace, needle: &str) -> Result<()> {
+    eventually(&format!("an Event says {needle:?}"), async || {
+        let events = kubectl(&["-n", &ns.name, "get", "events", "-o", "json"]).await?;
+        Ok(if events.contains(needle) {
+            Wait::Done(())
+        } else {
+            Wait::NotYet("no such Event".into())
+        })
+    })
+    .await
+}
+
+/// Waits until a pod has printed exactly this.
+pub async fn printed(pod: &Pod, wanted: &str) -> Result<()> {
+    eventually("the pod has printed what it sees", async || {
+        let log = pod.log().await?;
+        Ok(if log == wanted {
+            Wait::Done(())
+        } else {
+            Wait::NotYet(log)
+        })
+    })
+    .await
+}
+
+/// The phase of a pod.
+pub async fn phase(ns: &Namespace, pod: &str) -> Result<String> {
+    let pod = ns.api::<k8s_openapi::api::core::v1::Pod>().get(pod).await?;
+    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+    ensure!(!phase.is_empty(), "a pod without a phase");
+    Ok(phase)
+}
+
+/// Kills a node's kubelet and starts it again, in the throwaway cluster. False, with a note, where the nodes are not ours to break.
+pub async fn restart_kubelet(node: &str) -> Result<bool> {
+    let number = std::env::var("PENSTOCK_RUN")
+        .ok()
+        .and_then(|_| node.strip_prefix("node"));
+    let Some(number) = number else {
+        eprintln!("skipped: the nodes are not ours to break");
+        return Ok(false);
+    };
+    command::run("e2e/cluster/restart-kubelet", &[number]).await?;
+    Ok(true)
+}

@@ -1,0 +1,5 @@
+//! RDMA NICs for pods, with the real kubelet, scheduler and container runtime.
+
+mod dra;
+mod machine;
+mod plugin;
