@@ -32,3 +32,7 @@ pub mod passthrough;
 pub mod proto;
 pub mod registration;
 pub mod transport;
+
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod fuzz_replay;

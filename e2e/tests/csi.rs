@@ -3,10 +3,10 @@
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::DeleteParams,
 };
 use penstock_e2e::{
-    Context, Namespace, Result, Wait, bail, client, command, ensure, eventually, in_namespace, nodes, object,
+    Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object,
     storage, volume,
 };
 use serde_json::json;

@@ -9,8 +9,8 @@
 
 use penstock_rdma::{
     Client, Condition, Credentials, ObjectHeaders, Options, Policy, Via,
-    fabric::Memory,
-    verbs::{self, preflight},
+    fabric::{Memory, Rails},
+    verbs,
 };
 use std::{error::Error, time::Instant};
 
@@ -73,13 +73,10 @@ impl Mover {
         size: usize,
         verify: bool,
     ) -> Result<Self, Box<dyn Error>> {
-        let device = preflight::open_tried(
-            &verbs::Options::default(),
-            penstock_rdma::fabric::Purpose::Windows,
-        )?;
+        let device = verbs::open(&verbs::Options::default())?;
         let options = Options {
             policy: Policy::Require,
-            device: Some(device),
+            rails: Some(Rails::of([device])),
             verify,
             ..Options::default()
         };
@@ -96,7 +93,7 @@ impl Mover {
             Err(error) if error.code() != Some("BucketAlreadyOwnedByYou") => return Err(error.into()),
             _ => {}
         }
-        let mut memory = client.memory(size).await?;
+        let mut memory = client.memory(size, None).await?;
         memory[..size].fill(u8::try_from(number % 256)?);
         Ok(Self {
             client,

@@ -23,13 +23,9 @@ pub fn requests(data: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../../fuzz/replay.rs"]
-mod replay;
-
-#[cfg(test)]
 mod tests {
     #[test]
     fn fuse_requests_keep_their_promises() {
-        super::replay::run("fuse-requests", super::requests);
+        crate::fuzz_replay::run("fuse-requests", super::requests);
     }
 }

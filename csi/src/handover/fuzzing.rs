@@ -22,13 +22,9 @@ pub fn messages(data: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../../fuzz/replay.rs"]
-mod replay;
-
-#[cfg(test)]
 mod tests {
     #[test]
     fn handover_messages_keep_their_promises() {
-        super::replay::run("handover-messages", super::messages);
+        crate::fuzz_replay::run("handover-messages", super::messages);
     }
 }

@@ -32,18 +32,14 @@ pub fn header_blocks(data: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "../../../fuzz/replay.rs"]
-mod replay;
-
-#[cfg(test)]
 mod tests {
     #[test]
     fn connections_keep_their_promises() {
-        super::replay::run("connections", super::connections);
+        crate::fuzz_replay::run("connections", super::connections);
     }
 
     #[test]
     fn header_blocks_keep_their_promises() {
-        super::replay::run("header-blocks", super::header_blocks);
+        crate::fuzz_replay::run("header-blocks", super::header_blocks);
     }
 }

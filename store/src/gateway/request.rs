@@ -160,7 +160,7 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or(self.hint.clone(), Body::size_hint)
+        self.inner.as_ref().map_or(self.hint, Body::size_hint)
     }
 }
 

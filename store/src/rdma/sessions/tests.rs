@@ -13,9 +13,11 @@ struct Table {
 
 impl Table {
     fn new(limits: &Limits) -> Self {
+        let device = Network::new().device("server");
+        let rails = Rails::of([device.clone() as Arc<dyn Device>]);
         Self {
-            device: Network::new().device("server"),
-            sessions: Sessions::begin(limits),
+            device,
+            sessions: Sessions::begin(limits, rails),
         }
     }
 
@@ -31,7 +33,8 @@ impl Table {
             operation: Duration::from_secs(30),
         };
         let peer = (queue_pair.address(), Psn::random());
-        self.sessions.add(place, owner, queue_pair, grant, peer)
+        let rail = self.sessions.rail_for(&peer.0)?;
+        self.sessions.add(place, owner, rail, queue_pair, grant, peer)
     }
 }
 
