@@ -1,13 +1,10 @@
 //! Buckets as volumes in real pods on real nodes.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::{
-    Api,
-    api::DeleteParams,
-};
+use kube::{Api, api::DeleteParams};
 use penstock_e2e::{
-    Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object,
-    storage, volume,
+    Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object, storage,
+    volume,
 };
 use serde_json::json;
 
