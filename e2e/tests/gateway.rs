@@ -50,10 +50,10 @@ async fn through(ns: &Namespace) -> Result<()> {
     let bucket = keys.url("PUT", "/bucket")?;
     let (put, get) = (keys.url("PUT", "/bucket/key")?, keys.url("GET", "/bucket/key")?);
     let (host, port) = HOST.split_once(':').context("no port")?;
-    // PUT by hand, because busybox' wget cannot.
+    // PUT by hand, because busybox' wget cannot. Its nc ends its side with the input, which ends an HTTP request: so the input ends late.
     let send = format!(
         "send() {{ {{ printf 'PUT %s HTTP/1.1\\r\\nHost: {HOST}\\r\\nContent-Length: %s\\r\\nConnection: close\\r\\n\\r\\n' \
-         \"${{1#http://*:9000}}\" \"$2\"; cat \"$3\"; }} | nc {host} {port} | head -n 1 | grep -q ' 200 '; }}"
+         \"${{1#http://*:9000}}\" \"$2\"; cat \"$3\"; sleep 3; }} | nc {host} {port} | head -n 1 | grep -q ' 200 '; }}"
     );
     let written = ns
         .pod("near")
@@ -98,7 +98,7 @@ async fn through(ns: &Namespace) -> Result<()> {
     ns.pod("stranger")
         .on(&first)
         .runs(&format!(
-            "printf 'GET /bucket/key HTTP/1.1\\r\\nHost: {HOST}\\r\\nConnection: close\\r\\n\\r\\n' | nc {host} {port} > /tmp/answer
+            "{{ printf 'GET /bucket/key HTTP/1.1\\r\\nHost: {HOST}\\r\\nConnection: close\\r\\n\\r\\n'; sleep 3; }} | nc {host} {port} > /tmp/answer
              head -n 1 /tmp/answer | grep -q ' 403 '
              grep -q AccessDenied /tmp/answer"
         ))
