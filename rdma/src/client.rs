@@ -2,6 +2,7 @@
 
 mod body;
 mod bucket;
+mod gpu;
 mod list;
 mod local;
 mod multipart;
@@ -12,6 +13,7 @@ mod send;
 mod sign;
 mod upload;
 
+pub use gpu::{Landed, Sent};
 pub use object::{Download, Fallback};
 
 use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Rails, local::Local};

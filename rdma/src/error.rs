@@ -75,6 +75,9 @@ pub enum Error {
     /// Memory for RDMA cannot be had.
     #[error(transparent)]
     Fabric(#[from] crate::fabric::Error),
+    /// GPU memory could not be used.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::Error),
     /// The request cannot be made from what the caller gave.
     #[error("{0}")]
     Invalid(String),

@@ -11,16 +11,20 @@
 
 #[cfg(any(test, feature = "loopback"))]
 pub mod loopback;
+mod foreign;
 mod memory;
+mod nearness;
 mod pool;
 mod rails;
 
+pub use foreign::{DmaBuf, Foreign};
 pub use memory::{Memory, Pages, Registration};
+pub(crate) use nearness::nearness;
 pub use pool::{Pool, PoolUsage, Pooled, Slot};
 pub use rails::{Look, Rail, Rails, Source};
 
 use futures::future::BoxFuture;
-use std::{fmt, net::Ipv6Addr, ops::Range, sync::Arc, time::Duration};
+use std::{any::Any, fmt, net::Ipv6Addr, ops::Range, sync::Arc, time::Duration};
 
 /// A global identifier of a port (InfiniBand Architecture, 4.1.1); with RoCE v2 an IPv6 or IPv4-mapped address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,6 +162,11 @@ pub trait Device: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`Error::Memlock`] when the process may not pin so much, [`Error::Device`] otherwise.
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory>;
+    /// Whether it can reach memory behind another device: registers it once, as [`Foreign`] windows are, and lets go of it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it cannot, with what its driver said.
+    fn try_dma_buf(&self, dma_buf: &DmaBuf<'_>) -> Result<()>;
     /// A new RC queue pair (state INIT) on which at most `depth` operations are under way at a time.
     ///
     /// # Errors
@@ -214,6 +223,16 @@ pub trait QueuePair: Send + Sync + fmt::Debug + 'static {
         bytes: Range<usize>,
         direction: Direction,
     ) -> BoxFuture<'static, std::result::Result<Exposed, (Memory, Error)>>;
+    /// Opens memory behind another device to the peer, by a registration for this exposure alone: no memory window can be
+    /// bound over one. For [`Exposed::foreign`] only. Blocks for as long as a registration takes.
+    ///
+    /// # Safety
+    /// The memory is not freed, and nobody relies on what is in it, until the window is closed or the queue pair dead.
+    ///
+    /// # Errors
+    /// [`Error::Dead`], and [`Error::Device`] when the device cannot reach it.
+    #[expect(unsafe_code, reason = "what its caller must see to")]
+    unsafe fn open_dma_buf(&self, dma_buf: &DmaBuf<'_>, direction: Direction) -> Result<Window>;
     /// Closes a window: when this resolves to `Ok` the peer can reach it no more. For [`Exposed`] only.
     fn close_window(&self, window: Window) -> BoxFuture<'static, Result<()>>;
     /// The immediate of the next WRITE that carried one.
@@ -222,19 +241,19 @@ pub trait QueuePair: Send + Sync + fmt::Debug + 'static {
     /// Begins at the call, also when the future is dropped.
     fn kill(&self) -> BoxFuture<'static, ()>;
     /// Kills, and keeps `memory` until that is done.
-    fn bury(&self, memory: Memory);
+    fn bury(&self, memory: Box<dyn Any + Send>);
 }
 
 /// Memory that a peer may reach. There is no way to its bytes before it is taken back; dropping it kills the queue pair.
 #[must_use]
-pub struct Exposed {
-    held: Option<(Arc<dyn QueuePair>, Memory)>,
+pub struct Exposed<M: Send + 'static = Memory> {
+    held: Option<(Arc<dyn QueuePair>, M)>,
     window: Window,
 }
 
-impl Exposed {
+impl<M: Send + 'static> Exposed<M> {
     /// For implementations of [`QueuePair::expose`].
-    pub fn new(queue_pair: Arc<dyn QueuePair>, memory: Memory, window: Window) -> Self {
+    pub fn new(queue_pair: Arc<dyn QueuePair>, memory: M, window: Window) -> Self {
         Self {
             held: Some((queue_pair, memory)),
             window,
@@ -247,7 +266,7 @@ impl Exposed {
     }
 
     /// Closes the window and gives the memory back. Where closing fails, the queue pair is killed first.
-    pub async fn take_back(mut self) -> (Memory, Result<()>) {
+    pub async fn take_back(mut self) -> (M, Result<()>) {
         let window = self.window;
         let outcome = match &self.held {
             Some((queue_pair, _)) => {
@@ -263,7 +282,7 @@ impl Exposed {
     }
 
     /// Kills the queue pair and gives the memory back: after anything that is not a clean success.
-    pub async fn kill(mut self) -> Memory {
+    pub async fn kill(mut self) -> M {
         if let Some((queue_pair, _)) = &self.held {
             queue_pair.kill().await;
         }
@@ -271,7 +290,7 @@ impl Exposed {
     }
 
     /// Only once nothing can reach it.
-    fn release(&mut self) -> Memory {
+    fn release(&mut self) -> M {
         match self.held.take() {
             Some((_, memory)) => memory,
             None => unreachable!("memory is held until it is released, once, by value"),
@@ -279,15 +298,15 @@ impl Exposed {
     }
 }
 
-impl Drop for Exposed {
+impl<M: Send + 'static> Drop for Exposed<M> {
     fn drop(&mut self) {
         if let Some((queue_pair, memory)) = self.held.take() {
-            queue_pair.bury(memory);
+            queue_pair.bury(Box::new(memory));
         }
     }
 }
 
-impl fmt::Debug for Exposed {
+impl<M: Send + 'static> fmt::Debug for Exposed<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.window.fmt(f)
     }

@@ -16,6 +16,7 @@ mod error;
 pub mod fabric;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod gpu;
 pub mod local;
 pub mod protocol;
 pub mod relay;
@@ -23,7 +24,7 @@ mod types;
 pub mod verbs;
 mod xml;
 
-pub use client::{Client, Download, Fallback, Options};
+pub use client::{Client, Download, Fallback, Landed, Options, Sent};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};

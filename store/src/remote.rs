@@ -508,7 +508,8 @@ fn failed(error: rdma::Error, about: &About<'_>) -> Error {
         rdma::Error::Malformed { .. }
         | rdma::Error::Damaged
         | rdma::Error::Lent(_)
-        | rdma::Error::Fabric(_) => Error::Internal {
+        | rdma::Error::Fabric(_)
+        | rdma::Error::Gpu(_) => Error::Internal {
             doing: "answered a request",
             source: error.into(),
         },

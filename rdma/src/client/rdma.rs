@@ -7,14 +7,18 @@
 //! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
 //! again only when the window is closed, or the queue pair dead.
 
+mod arrivals;
 mod connect;
 mod exchange;
+mod gpu;
 mod judge;
 mod lanes;
 mod memory;
 mod read;
 mod sessions;
 mod write;
+
+pub(super) use gpu::Straight;
 
 use super::Client;
 use crate::fabric::Rails;

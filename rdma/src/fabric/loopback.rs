@@ -8,12 +8,14 @@
 //! devices do harm when asked: see [`Effect`]. It proves nothing about drivers, NICs or speed.
 #![allow(unsafe_code)]
 
+mod mapping;
 mod network;
 mod queue_pair;
 
 pub use network::Network;
 
-use super::{Device, DeviceInfo, Error, Memory, Pages, Purpose, QueuePair, Registration, Result, Usage};
+use super::{Device, DeviceInfo, DmaBuf, Error, Memory, Pages, Purpose, QueuePair, Registration, Result, Usage};
+use mapping::Mapping;
 use network::{Region, State};
 use std::{
     any::Any,
@@ -60,6 +62,7 @@ struct Inner {
     read: AtomicU64,
     most_queue_pairs: AtomicUsize,
     most_registered: AtomicU64,
+    takes_dma_buf: AtomicBool,
     active: AtomicBool,
     failed: AtomicBool,
 }
@@ -97,6 +100,11 @@ impl LoopbackDevice {
         self.inner.most_registered.store(most, Ordering::SeqCst);
     }
 
+    /// Whether it reaches memory behind other devices from now on, as soft-RoCE does not.
+    pub fn set_takes_dma_buf(&self, takes: bool) {
+        self.inner.takes_dma_buf.store(takes, Ordering::SeqCst);
+    }
+
     /// Whether its port is up from now on. Going down moves all of its queue pairs to ERR.
     pub fn set_active(&self, active: bool) {
         self.inner.active.store(active, Ordering::SeqCst);
@@ -127,6 +135,16 @@ impl Inner {
         let mut faults = self.faults();
         let at = self.operations.fetch_add(1, Ordering::SeqCst);
         faults.remove(&at)
+    }
+
+    fn map(&self, dma_buf: &DmaBuf<'_>) -> Result<Mapping> {
+        if !self.takes_dma_buf.load(Ordering::SeqCst) {
+            return Err(Error::Device {
+                doing: "register memory behind another device",
+                cause: format!("the driver of {} takes no dma-buf", self.info.name),
+            });
+        }
+        Mapping::new(dma_buf)
     }
 
     fn faults(&self) -> MutexGuard<'_, BTreeMap<u64, Effect>> {
@@ -170,6 +188,10 @@ impl Device for LoopbackDevice {
             lkey,
         };
         Ok(Memory::new(pages, Box::new(registration)))
+    }
+
+    fn try_dma_buf(&self, dma_buf: &DmaBuf<'_>) -> Result<()> {
+        self.inner.map(dma_buf).map(drop)
     }
 
     fn queue_pair(&self, _depth: u16) -> Result<Arc<dyn QueuePair>> {

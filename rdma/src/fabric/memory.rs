@@ -89,6 +89,8 @@ pub trait Registration: Any + Send + Sync {
 /// Registered memory that no device touches now. Whoever has it may read and write it.
 pub struct Memory {
     registration: Box<dyn Registration>,
+    /// What else must end before the pages do.
+    hold: Option<Box<dyn Any + Send + Sync>>,
     pages: ManuallyDrop<Pages>,
 }
 
@@ -97,8 +99,15 @@ impl Memory {
     pub fn new(pages: Pages, registration: Box<dyn Registration>) -> Self {
         Self {
             registration,
+            hold: None,
             pages: ManuallyDrop::new(pages),
         }
+    }
+
+    /// With something that depends on the pages, and is dropped before them.
+    pub(crate) fn with(mut self, hold: Box<dyn Any + Send + Sync>) -> Self {
+        self.hold = Some(hold);
+        self
     }
 
     /// The device's hold on it.
@@ -128,6 +137,7 @@ impl DerefMut for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        self.hold = None;
         if self.registration.release() {
             // SAFETY: dropped once, here, and used no more.
             unsafe { ManuallyDrop::drop(&mut self.pages) };

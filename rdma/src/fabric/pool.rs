@@ -17,13 +17,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// ```
 /// Chunks are registered when they are first needed and stay registered. Their bytes are whatever their last user left.
 pub struct Pool {
-    device: Arc<dyn Device>,
-    purpose: Purpose,
+    register: Box<Register>,
     chunk: usize,
     places: usize,
     free: Arc<Semaphore>,
     idle: Mutex<Vec<Memory>>,
 }
+
+type Register = dyn Fn(Pages) -> Result<Memory> + Send + Sync;
 
 /// What a pool holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,13 +40,21 @@ pub struct PoolUsage {
 impl Pool {
     /// Chunks of `chunk` bytes, as many as fit into `limit_bytes`, and at least one. Registers nothing yet.
     pub fn new(device: Arc<dyn Device>, purpose: Purpose, chunk: usize, limit_bytes: u64) -> Arc<Self> {
+        Self::with(move |pages| device.register(pages, purpose), chunk, limit_bytes)
+    }
+
+    /// As [`Pool::new`], with pages that `register` makes memory of.
+    pub fn with(
+        register: impl Fn(Pages) -> Result<Memory> + Send + Sync + 'static,
+        chunk: usize,
+        limit_bytes: u64,
+    ) -> Arc<Self> {
         let chunk = chunk.max(1);
         let places = usize::try_from(limit_bytes / chunk as u64)
             .unwrap_or(usize::MAX)
             .clamp(1, Semaphore::MAX_PERMITS);
         Arc::new(Self {
-            device,
-            purpose,
+            register: Box::new(register),
             chunk,
             places,
             free: Arc::new(Semaphore::new(places)),
@@ -61,7 +70,7 @@ impl Pool {
     /// The next free chunk. Who waits longest gets it first.
     ///
     /// # Errors
-    /// Those of [`Device::register`].
+    /// Those of registering.
     pub async fn take(self: &Arc<Self>) -> Result<Pooled> {
         // The semaphore is never closed.
         let place = self.free.clone().acquire_owned().await.map_err(|_| Error::Dead)?;
@@ -83,7 +92,7 @@ impl Pool {
     /// A chunk if one is free now. May block for as long as a registration takes.
     ///
     /// # Errors
-    /// Those of [`Device::register`].
+    /// Those of registering.
     pub fn try_take(self: &Arc<Self>) -> Result<Option<Pooled>> {
         let Ok(place) = self.free.clone().try_acquire_owned() else {
             return Ok(None);
@@ -114,7 +123,7 @@ impl Pool {
             doing: "allocate memory",
             cause: error.to_string(),
         })?;
-        self.device.register(pages, self.purpose)
+        (self.register)(pages)
     }
 
     fn slot(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Slot {
@@ -132,7 +141,6 @@ impl Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("purpose", &self.purpose)
             .field("chunk", &self.chunk)
             .field("places", &self.places)
             .field("usage", &self.usage())
@@ -215,7 +223,7 @@ impl Drop for Pooled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fabric::{DeviceInfo, Gid, QueuePair, Registration, Usage};
+    use crate::fabric::{DeviceInfo, DmaBuf, Gid, QueuePair, Registration, Usage};
     use std::{
         any::Any,
         sync::atomic::{AtomicUsize, Ordering},
@@ -262,6 +270,9 @@ mod tests {
         }
         fn owns(&self, memory: &Memory) -> bool {
             memory.registration().as_any().is::<Counted>()
+        }
+        fn try_dma_buf(&self, _: &DmaBuf<'_>) -> Result<()> {
+            Err(Error::Dead)
         }
         fn queue_pair(&self, _: u16) -> Result<Arc<dyn QueuePair>> {
             Err(Error::Dead)

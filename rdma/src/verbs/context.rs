@@ -6,8 +6,11 @@ use super::{
     memory::Region,
     queue_pair::{QueuePair, Shared},
     sys::{self, Verbs},
+    windows,
 };
-use crate::fabric::{self, Device, DeviceInfo, Error, Memory, Pages, Purpose, Result, Unavailable, Usage};
+use crate::fabric::{
+    self, Device, DeviceInfo, Direction, DmaBuf, Error, Memory, Pages, Purpose, Registration, Result, Unavailable, Usage,
+};
 use std::{
     collections::HashMap,
     ffi::{CStr, c_int},
@@ -336,6 +339,13 @@ impl Device for Opened {
 
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory> {
         Region::of_pages(&self.0, pages, purpose)
+    }
+
+    fn try_dma_buf(&self, dma_buf: &DmaBuf<'_>) -> Result<()> {
+        // SAFETY: no queue pair knows its key, and it is released at once.
+        let mut region = unsafe { windows::register_dma_buf(&self.0, dma_buf, Direction::Written) }?;
+        region.release();
+        Ok(())
     }
 
     fn queue_pair(&self, depth: u16) -> Result<Arc<dyn fabric::QueuePair>> {

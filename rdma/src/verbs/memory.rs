@@ -4,9 +4,9 @@ use super::{
     context::{Context, Handle},
     sys,
 };
-use crate::fabric::{Error, Memory, Pages, Purpose, Registration, Result};
+use crate::fabric::{DmaBuf, Error, Memory, Pages, Purpose, Registration, Result};
 use rustix::{io::Errno, process::Resource};
-use std::{any::Any, ffi::c_int, fs, io, sync::Arc};
+use std::{any::Any, ffi::c_int, fs, io, os::fd::AsRawFd, sync::Arc};
 
 /// A memory region (`ibv_mr`). The device may reach it until it is released.
 pub(super) struct Region {
@@ -70,6 +70,47 @@ impl Region {
         let address = memory.address() + start as u64;
         // SAFETY: by the caller.
         unsafe { Self::new(context, address, u64::from(bytes), access) }
+    }
+
+    /// Registers memory behind another device.
+    ///
+    /// # Safety
+    /// With rights for a peer to write it, nobody relies on what is in it before the region is released. The exporter keeps
+    /// the memory of an open dma-buf, and the region keeps that open.
+    pub(super) unsafe fn of_dma_buf(context: &Arc<Context>, dma_buf: &DmaBuf<'_>, access: c_int) -> Result<Self> {
+        let doing = "register memory behind another device";
+        let register = context.verbs.ibv_reg_dmabuf_mr.ok_or_else(|| Error::Device {
+            doing,
+            cause: "libibverbs is too old; install rdma-core 34 or newer".to_owned(),
+        })?;
+        let length = usize::try_from(dma_buf.length).unwrap_or(usize::MAX);
+        // SAFETY: the protection domain lives as long as `context`, the descriptor is open.
+        let mr = unsafe {
+            register(
+                context.pd.get(),
+                dma_buf.offset,
+                length,
+                dma_buf.address,
+                dma_buf.fd.as_raw_fd(),
+                access,
+            )
+        };
+        let Some(mr) = Handle::new(mr) else {
+            let error = io::Error::last_os_error();
+            let cause = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    format!("the driver of {} takes no dma-buf", context.info.name)
+                }
+                _ => error.to_string(),
+            };
+            return Err(Error::Device { doing, cause });
+        };
+        context.registered(1, dma_buf.length);
+        Ok(Self {
+            context: context.clone(),
+            mr,
+            bytes: dma_buf.length,
+        })
     }
 
     /// The key for peers.

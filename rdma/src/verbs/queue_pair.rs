@@ -12,11 +12,11 @@ use super::{
     windows::{self, MemoryWindow, Opening},
 };
 use crate::fabric::{
-    self, Connection, Direction, Error, Exposed, Memory, QpAddress, Registration, Remote, Result, Window,
+    self, Connection, Direction, DmaBuf, Error, Exposed, Memory, QpAddress, Registration, Remote, Result, Window,
 };
 use futures::{FutureExt, future::BoxFuture};
 use shared::{KEPT, State};
-use std::{fmt, ops::Range, sync::Arc};
+use std::{any::Any, fmt, ops::Range, sync::Arc};
 use tokio::sync::oneshot;
 use work::{Outcome, Request};
 
@@ -358,6 +358,24 @@ impl fabric::QueuePair for QueuePair {
         .boxed()
     }
 
+    unsafe fn open_dma_buf(&self, dma_buf: &DmaBuf<'_>, direction: Direction) -> Result<Window> {
+        let shared = self.shared();
+        let mut state = shared.state();
+        if !state.is_ready() {
+            return Err(Error::Dead);
+        }
+        state.allow(&shared.context, direction)?;
+        // SAFETY: by the caller; the region is released before the window is called closed or the queue pair dead.
+        let region = unsafe { windows::register_dma_buf(&shared.context, dma_buf, direction) }?;
+        let (address, rkey) = (dma_buf.address, region.rkey());
+        state.windows.opened(rkey, Opening::Region(region));
+        Ok(Window {
+            address,
+            size: u32::try_from(dma_buf.length).unwrap_or(u32::MAX),
+            rkey,
+        })
+    }
+
     fn close_window(&self, window: Window) -> BoxFuture<'static, Result<()>> {
         let shared = self.shared();
         let mut state = shared.state();
@@ -401,7 +419,7 @@ impl fabric::QueuePair for QueuePair {
         async move { shared.until_dead().await }.boxed()
     }
 
-    fn bury(&self, memory: Memory) {
+    fn bury(&self, memory: Box<dyn Any + Send>) {
         self.shared().bury(memory);
     }
 }

@@ -14,11 +14,16 @@ use std::{
 /// The soname of libibverbs since 2005.
 const LIBRARY: &str = "libibverbs.so.1";
 
+/// `ibv_reg_dmabuf_mr(pd, offset, length, iova, fd, access)`.
+type RegisterDmaBuf = unsafe extern "C" fn(*mut ibv_pd, u64, usize, u64, c_int, c_int) -> *mut ibv_mr;
+
 macro_rules! functions {
     ($(fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {
         /// The exported functions.
         pub struct Verbs {
             $(pub $name: unsafe extern "C" fn($($argument: $type),*) $(-> $result)?,)*
+            /// Since rdma-core 34.
+            pub ibv_reg_dmabuf_mr: Option<RegisterDmaBuf>,
         }
 
         impl Verbs {
@@ -26,6 +31,8 @@ macro_rules! functions {
                 Ok(Self {
                     // SAFETY: the signature is that of verbs.h, and the library is never unloaded.
                     $($name: *unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) }?,)*
+                    // SAFETY: as above.
+                    ibv_reg_dmabuf_mr: unsafe { library.get(b"ibv_reg_dmabuf_mr\0") }.ok().map(|symbol| *symbol),
                 })
             }
         }

@@ -12,7 +12,7 @@ use super::{
     memory::Region,
     sys,
 };
-use crate::fabric::{Direction, Memory, Registration, Result};
+use crate::fabric::{Direction, DmaBuf, Memory, Registration, Result};
 use std::{collections::HashMap, ffi::c_int, sync::Arc};
 
 /// The right that a peer needs.
@@ -135,11 +135,27 @@ pub(super) unsafe fn register(
     } else {
         right(direction)
     };
-    // A peer's writes need the local right too (InfiniBand Architecture 10.6.3.1).
-    let local = match direction {
+    // SAFETY: by the caller.
+    unsafe { Region::of_part(context, memory, start, bytes, remote | local(direction)) }
+}
+
+/// A peer's writes need the local right too (InfiniBand Architecture 10.6.3.1).
+fn local(direction: Direction) -> c_int {
+    match direction {
         Direction::Written => sys::IBV_ACCESS_LOCAL_WRITE,
         Direction::Read => 0,
-    };
+    }
+}
+
+/// Registers a dma-buf for one exposure. The kernel binds no memory window over one (`ib_uverbs_reg_dmabuf_mr`).
+///
+/// # Safety
+/// As [`Region::of_dma_buf`].
+pub(super) unsafe fn register_dma_buf(
+    context: &Arc<Context>,
+    dma_buf: &DmaBuf<'_>,
+    direction: Direction,
+) -> Result<Region> {
     // SAFETY: by the caller.
-    unsafe { Region::of_part(context, memory, start, bytes, remote | local) }
+    unsafe { Region::of_dma_buf(context, dma_buf, right(direction) | local(direction)) }
 }

@@ -7,6 +7,7 @@ mod client;
 mod conformance;
 mod crash;
 mod gateway;
+mod gpu;
 mod local;
 mod local_path;
 mod model;

@@ -1,8 +1,11 @@
 //! Connect and disconnect.
 
-use super::super::{
-    Client,
-    request::{Repeat, Request},
+use super::{
+    super::{
+        Client,
+        request::{Repeat, Request},
+    },
+    arrivals::Arrivals,
 };
 use crate::{
     Error, Result,
@@ -26,6 +29,8 @@ pub(super) struct Session {
     pub id: SessionId,
     pub queue_pair: Arc<dyn QueuePair>,
     pub grant: Grant,
+    /// Where the last WRITE of a GET carries an immediate.
+    pub arrivals: Option<Arrivals>,
     sequence: AtomicU64,
     plain: Client,
 }
@@ -82,10 +87,11 @@ pub(super) async fn disconnect(plain: &Client, id: SessionId) -> Result<()> {
     Ok(())
 }
 
-/// Makes a queue pair, and a session of it.
+/// Makes a queue pair, and a session of it, in which GETs end with an immediate if `immediate` says so.
 pub(super) async fn connect(
     plain: &Client,
     device: &Arc<dyn Device>,
+    immediate: bool,
 ) -> std::result::Result<Session, NoSession> {
     if !device.is_active() {
         let cause = format!("the port of RDMA device {} is down", device.info().name);
@@ -102,8 +108,8 @@ pub(super) async fn connect(
     let offer = Offer {
         mtu: info.mtu,
         read_depth: info.read_depth.max(1),
-        // Host memory is coherent: the answer alone says that the bytes are there.
-        immediate: false,
+        // Host memory is coherent: there the answer alone says that the bytes are there.
+        immediate,
     };
     let psn = Psn::random();
     let mut request = command(CONNECT);
@@ -121,10 +127,11 @@ pub(super) async fn connect(
     };
     let connected = Connected::parse(response.status(), response.headers(), &offer)
         .map_err(|error| NoSession::Unsupported(error.to_string()))?;
-    let session = Session {
+    let mut session = Session {
         id: connected.session,
         queue_pair,
         grant: connected.grant,
+        arrivals: None,
         sequence: AtomicU64::new(1),
         plain: plain.clone(),
     };
@@ -139,6 +146,7 @@ pub(super) async fn connect(
         .queue_pair
         .connect(&connection)
         .map_err(|error| NoSession::Failed(error.into()))?;
+    session.arrivals = immediate.then(|| Arrivals::of(&session.queue_pair));
     tracing::debug!(?session, grant = ?session.grant, "connected by RDMA");
     Ok(session)
 }

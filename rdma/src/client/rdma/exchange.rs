@@ -9,12 +9,15 @@ use super::{
     connect::{Session, insert},
     judge::{Answer, Verdict, Window, judge},
     lanes::Lane,
+    sessions::Sessions,
 };
 use crate::{
     Error, Policy, Result,
-    fabric::{Direction, Memory},
+    fabric::{self, Direction, Exposed, Memory, QueuePair},
+    gpu::GpuMemory,
     protocol::{NO_FALLBACK, WindowToken, header},
 };
+use futures::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -38,20 +41,50 @@ pub(in super::super) enum Outcome {
     Unavailable(Error),
 }
 
+type Opening<M> = BoxFuture<'static, std::result::Result<Exposed<M>, (M, fabric::Error)>>;
+
+/// Memory whose bytes a request moves.
+pub(super) trait Landing: Send + Sized + 'static {
+    /// The sessions that are for it.
+    fn sessions(lane: &Lane) -> &Sessions;
+    /// Opens a part of it.
+    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self>;
+}
+
+impl Landing for Memory {
+    fn sessions(lane: &Lane) -> &Sessions {
+        &lane.sessions
+    }
+
+    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self> {
+        queue_pair.expose(self, bytes, direction)
+    }
+}
+
+impl Landing for GpuMemory {
+    fn sessions(lane: &Lane) -> &Sessions {
+        &lane.gpu_sessions
+    }
+
+    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self> {
+        Box::pin(async move { Exposed::foreign(queue_pair, self, &bytes, direction) })
+    }
+}
+
 impl Rdma {
     /// Performs a request whose bytes go to or come from `memory[bytes]`, which belongs to `lane`. Sessions that turn out dead
     /// are replaced once; a storage node that is busy is asked again, as often as the options say.
-    pub async fn perform(
+    pub(super) async fn perform<L: Landing>(
         &self,
         lane: &Lane,
         request: &Request,
-        mut memory: Memory,
+        mut memory: L,
         bytes: Range<usize>,
         direction: Direction,
-    ) -> (Memory, Result<Outcome>) {
+    ) -> (L, Result<Outcome>) {
         let (mut renewed, mut tried) = (false, 0);
         loop {
-            let session = match lane.sessions.get().await {
+            let session = match L::sessions(lane).get().await {
                 Ok(session) => session,
                 Err(error) => return (memory, Ok(Outcome::NoSession(error))),
             };
@@ -97,20 +130,20 @@ impl Rdma {
         }
     }
 
-    async fn once(
+    async fn once<L: Landing>(
         &self,
         session: &Arc<Session>,
         request: &Request,
-        memory: Memory,
+        memory: L,
         bytes: Range<usize>,
         direction: Direction,
-    ) -> (Memory, Verdict<Incoming>) {
+    ) -> (L, Verdict<Incoming>) {
         let size = bytes.len() as u64;
         if size > u64::from(session.grant.max) {
             return (memory, Verdict::Declined(None));
         }
         let queue_pair = Arc::clone(&session.queue_pair);
-        let exposed = match queue_pair.expose(memory, bytes, direction).await {
+        let exposed = match memory.expose(queue_pair, bytes, direction).await {
             Ok(exposed) => exposed,
             Err((memory, error)) => {
                 // Whatever is wrong with it, it opens no windows.
@@ -126,19 +159,28 @@ impl Rdma {
             session: session.id,
             window: exposed.window(),
         };
-        let mut request = request.clone();
+        let (mut request, sequence) = (request.clone(), session.sequence());
         insert(&mut request.headers, header::TOKEN, &token.encode());
-        insert(
-            &mut request.headers,
-            header::SEQUENCE,
-            &session.sequence().to_string(),
-        );
+        insert(&mut request.headers, header::SEQUENCE, &sequence.to_string());
         if self.plain.inner.options.policy == Policy::Require && direction == Direction::Written {
             insert(&mut request.headers, header::FALLBACK, NO_FALLBACK);
         }
         request.patience = session.grant.operation + Duration::from_secs(size / SLOWEST);
         let answer = self.plain.send_once(&request).await;
-        let (window, verdict) = judge(answer, direction, size);
+        let (mut window, mut verdict) = judge(answer, direction, size);
+        if let (Verdict::Moved(answer), Some(arrivals)) = (&verdict, &session.arrivals)
+            && direction == Direction::Written
+            && answer.bytes > 0
+            && let Err(error) = arrivals
+                .wait(sequence, &*session.queue_pair, session.grant.operation)
+                .await
+        {
+            window = Window::InDoubt;
+            verdict = Verdict::Session {
+                error: error.into(),
+                performed: true,
+            };
+        }
         let memory = match window {
             // Where closing fails, the queue pair is dead and the bytes are there all the same.
             Window::Closed => exposed.take_back().await.0,

@@ -9,10 +9,12 @@ use super::{
 use crate::{
     Error, Policy, Result,
     client::{Client, request::Request, send::pause_before},
-    fabric::{Direction, Memory, Pages, Pool, Pooled, Purpose, Rail, Rails, Slot},
+    fabric::{Direction, Memory, Pages, Pool, Pooled, Purpose, Rail, Rails, Slot, nearness},
+    gpu::GpuMemory,
 };
 use bytes::Bytes;
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,6 +30,8 @@ const DOUBT_FOR: Duration = Duration::from_secs(5);
 pub(in super::super) struct Lane {
     pub(super) rail: Arc<Rail>,
     pub(super) sessions: Sessions,
+    /// For GPU memory; made when there is some.
+    pub(super) gpu_sessions: Sessions,
     /// Windows of GETs.
     windows: Arc<Pool>,
     /// Windows of PUTs, each as large as a part.
@@ -158,12 +162,13 @@ impl Lanes {
         lane.unwrap_or_else(|| {
             let options = &self.plain.inner.options;
             let half = options.rdma_memory / 2;
+            let sessions = |immediate| {
+                let (device, by_server) = (Arc::clone(rail.device()), Arc::clone(&self.by_server));
+                Sessions::new(self.plain.clone(), device, by_server, immediate)
+            };
             let lane = Arc::new(Lane {
-                sessions: Sessions::new(
-                    self.plain.clone(),
-                    Arc::clone(rail.device()),
-                    Arc::clone(&self.by_server),
-                ),
+                sessions: sessions(false),
+                gpu_sessions: sessions(true),
                 windows: rail.pool(Purpose::Windows, WINDOW, half),
                 parts: rail.pool(Purpose::Windows, options.part_size, half),
                 doubted: Mutex::default(),
@@ -204,6 +209,33 @@ impl Lanes {
         Some(self.of(rail))
     }
 
+    /// The lane that reaches GPU memory by itself: of those that do, the one nearest to the GPU.
+    ///
+    /// # Errors
+    /// Why there is none, of the nearest one.
+    pub fn reaching(&self, memory: &GpuMemory) -> std::result::Result<Arc<Lane>, String> {
+        let mut rails = self.rails.active();
+        let gpu = memory.gpu().info();
+        // Equals stay in their order.
+        rails.sort_by_key(|rail| {
+            let nic = rail.device().info();
+            Reverse(nearness(
+                (nic.pci_address.as_deref(), nic.numa_node),
+                (gpu.pci_address.as_deref(), gpu.numa_node),
+            ))
+        });
+        let mut why = None;
+        for rail in rails {
+            match memory.reached_by(rail.number(), |dma_buf| rail.device().try_dma_buf(dma_buf)) {
+                Ok(()) => return Ok(self.of(rail)),
+                Err(error) => {
+                    why.get_or_insert(error.to_string());
+                }
+            }
+        }
+        Err(why.unwrap_or_else(|| self.why_none()))
+    }
+
     /// The lane for memory that a caller keeps: the one of the NUMA node if there is one, else the next.
     pub fn near(&self, numa_node: Option<u16>) -> Option<Arc<Lane>> {
         let near = self.rails.active().into_iter().find(|rail| {
@@ -236,6 +268,7 @@ impl Lanes {
         self.by_server.mistrust(cause);
         for lane in lock(&self.lanes).values() {
             lane.sessions.kill_all();
+            lane.gpu_sessions.kill_all();
         }
     }
 
@@ -243,6 +276,7 @@ impl Lanes {
         let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
         for lane in lanes {
             lane.sessions.end_all().await;
+            lane.gpu_sessions.end_all().await;
         }
     }
 }

@@ -46,6 +46,7 @@ impl Refused {
 pub(super) struct Sessions {
     plain: Client,
     device: Arc<dyn Device>,
+    immediate: bool,
     sessions: Mutex<Vec<Arc<Session>>>,
     /// Held while a session is made, so that one is made at a time.
     connecting: tokio::sync::Mutex<()>,
@@ -63,10 +64,12 @@ enum Pick {
 }
 
 impl Sessions {
-    pub fn new(plain: Client, device: Arc<dyn Device>, by_server: Arc<Refused>) -> Self {
+    /// With immediates for GETs or without.
+    pub fn new(plain: Client, device: Arc<dyn Device>, by_server: Arc<Refused>, immediate: bool) -> Self {
         Self {
             plain,
             device,
+            immediate,
             sessions: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             by_server,
@@ -122,7 +125,7 @@ impl Sessions {
         if let Some(cause) = self.by_server.now().or_else(|| self.here.now()) {
             return Err(self.plain.no_fast_path(cause));
         }
-        let (pause, cause) = match connect(&self.plain, &self.device).await {
+        let (pause, cause) = match connect(&self.plain, &self.device, self.immediate).await {
             Ok(session) => {
                 let session = Arc::new(session);
                 lock(&self.sessions).push(Arc::clone(&session));

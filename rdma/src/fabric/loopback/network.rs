@@ -1,6 +1,6 @@
 //! What the devices of a network have in common: who is there, and what may be reached.
 
-use super::{Inner, LoopbackDevice};
+use super::{Inner, LoopbackDevice, mapping::Mapping};
 use crate::fabric::{Connection, DeviceInfo, Direction, Gid, Purpose, Remote};
 use std::{
     collections::HashMap,
@@ -54,6 +54,7 @@ impl Network {
                 read: AtomicU64::new(0),
                 most_queue_pairs: AtomicUsize::new(usize::MAX),
                 most_registered: AtomicU64::new(u64::MAX),
+                takes_dma_buf: AtomicBool::new(true),
                 active: AtomicBool::new(true),
                 failed: AtomicBool::new(false),
             }),
@@ -82,12 +83,13 @@ pub(super) struct Region {
 }
 
 /// A window bound to a queue pair.
-#[derive(Clone, Copy)]
 pub(super) struct Bound {
     pub queue_pair: u32,
     pub address: u64,
     pub size: u64,
     pub direction: Direction,
+    /// What is mapped for it, when its address is not one of this process.
+    pub mapped: Option<Mapping>,
 }
 
 /// A queue pair as its peer finds it.
@@ -197,17 +199,18 @@ impl State {
         known.then_some((peer, end))
     }
 
-    /// Whether `number` has opened these bytes in this direction.
-    pub fn opens(&self, number: u32, at: Remote, length: u64, direction: Direction) -> bool {
-        let Some(bound) = self.windows.get(&at.rkey) else {
-            return false;
-        };
-        let inside = at
-            .address
-            .checked_sub(bound.address)
-            .and_then(|offset| offset.checked_add(length))
-            .is_some_and(|end| end <= bound.size);
-        bound.queue_pair == number && bound.direction == direction && inside
+    /// Where in this process the bytes are that `number` has opened in this direction.
+    pub fn opened(&self, number: u32, at: Remote, length: u64, direction: Direction) -> Option<usize> {
+        let bound = self.windows.get(&at.rkey)?;
+        let offset = at.address.checked_sub(bound.address)?;
+        let inside = offset.checked_add(length)? <= bound.size;
+        if bound.queue_pair != number || bound.direction != direction || !inside {
+            return None;
+        }
+        match &bound.mapped {
+            Some(mapped) => mapped.address().checked_add(usize::try_from(offset).ok()?),
+            None => usize::try_from(at.address).ok(),
+        }
     }
 }
 

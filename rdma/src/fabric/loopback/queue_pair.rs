@@ -6,10 +6,11 @@ use super::{
     region_of,
 };
 use crate::fabric::{
-    Connection, Direction, Error, Exposed, Memory, Purpose, QpAddress, QueuePair, Remote, Result, Window,
+    Connection, Direction, DmaBuf, Error, Exposed, Memory, Purpose, QpAddress, QueuePair, Remote, Result, Window,
 };
 use futures::future::{BoxFuture, FutureExt};
 use std::{
+    any::Any,
     fmt,
     ops::Range,
     ptr,
@@ -199,12 +200,10 @@ impl Shared {
         };
         // An operation on no bytes has no key to check (InfiniBand Architecture, 9.4.3).
         if length > 0 {
-            if !state.opens(peer, work.remote, length as u64, direction) {
+            let Some(address) = state.opened(peer, work.remote, length as u64, direction) else {
                 state.kill(peer);
                 return Err(Error::Completion("remote access error"));
-            }
-            let address =
-                usize::try_from(work.remote.address).map_err(|_| Error::Completion("remote access error"))?;
+            };
             match work.kind {
                 Kind::Write { .. } => {
                     let remote = ptr::with_exposed_provenance_mut::<u8>(address);
@@ -318,6 +317,7 @@ impl QueuePair for LoopbackQueuePair {
                         address,
                         size: u64::from(size),
                         direction,
+                        mapped: None,
                     });
                     Ok(Window { address, size, rkey })
                 }
@@ -335,6 +335,26 @@ impl QueuePair for LoopbackQueuePair {
             Err(error) => Err((memory, error)),
         };
         std::future::ready(outcome).boxed()
+    }
+
+    unsafe fn open_dma_buf(&self, dma_buf: &DmaBuf<'_>, direction: Direction) -> Result<Window> {
+        let mapped = self.shared.device.map(dma_buf)?;
+        let mut state = self.shared.device.network.state();
+        let Phase::Ready(_) = state.phase(self.shared.number) else {
+            return Err(Error::Dead);
+        };
+        let rkey = state.bind(Bound {
+            queue_pair: self.shared.number,
+            address: dma_buf.address,
+            size: dma_buf.length,
+            direction,
+            mapped: Some(mapped),
+        });
+        Ok(Window {
+            address: dma_buf.address,
+            size: u32::try_from(dma_buf.length).unwrap_or(u32::MAX),
+            rkey,
+        })
     }
 
     fn close_window(&self, window: Window) -> BoxFuture<'static, Result<()>> {
@@ -366,7 +386,7 @@ impl QueuePair for LoopbackQueuePair {
         .boxed()
     }
 
-    fn bury(&self, memory: Memory) {
+    fn bury(&self, memory: Box<dyn Any + Send>) {
         self.shared.die();
         drop(memory);
     }

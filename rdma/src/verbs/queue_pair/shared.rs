@@ -17,6 +17,7 @@ use super::{
 };
 use crate::fabric::{Direction, Error, Memory, Registration, Result};
 use std::{
+    any::Any,
     collections::{HashMap, VecDeque},
     ffi::c_int,
     fmt, mem, ptr,
@@ -72,7 +73,7 @@ pub(super) struct State {
     immediates: VecDeque<u32>,
     /// Outcomes that wait for the queue pair's death.
     failed: Vec<Finished>,
-    buried: Vec<Memory>,
+    buried: Vec<Box<dyn Any + Send>>,
 }
 
 impl Shared {
@@ -415,7 +416,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn bury(&self, memory: Memory) {
+    pub(super) fn bury(&self, memory: Box<dyn Any + Send>) {
         let mut state = self.state();
         if state.life == Life::Dead {
             return;
