@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import gateway
+import gpu
 import local
 import mount
 import peers
@@ -19,7 +20,7 @@ import s3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "target/bench/results.jsonl"
-ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *rdma.ROWS, *mount.ROWS, *reconcile.ROWS]
+ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *rdma.ROWS, *gpu.ROWS, *mount.ROWS, *reconcile.ROWS]
 
 
 def show(result):
@@ -38,7 +39,7 @@ def build():
     print("==> release binaries", flush=True)
     # The whole workspace's features, so that `make images` need not compile the dependencies again.
     subprocess.run(["cargo", "build", "--release", "--workspace", "--bin", "penstock-store", "--bin", "penstock-csi",
-                    "--example", "transfer", "--example", "rdma_transfer"],
+                    "--example", "transfer", "--example", "rdma_transfer", "--example", "gpu_transfer"],
                    cwd=ROOT, check=True)
 
 

@@ -4,6 +4,7 @@
 //! gpu_transfer ENDPOINT get|put BUCKET SIZE TIMES [SOCKET]    objects, by the best way there is
 //! gpu_transfer ceiling SIZE TIMES                             the driver's own copies, from pinned and from other memory
 //! ```
+//! With `GPU_READS_FILES=0` lent files are copied into pinned memory, with 1 the GPU reads them from the page cache.
 //! The key pair comes from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. It prints one line of JSON.
 
 use penstock_rdma::{
@@ -44,7 +45,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         times: times.parse()?,
         socket: socket.first().copied(),
     };
-    transfer(&cuda::open(0)?, &work).await
+    let gpu = cuda::open(0)?;
+    if let Ok(reads) = std::env::var("GPU_READS_FILES") {
+        gpu.set_reads_files(reads == "1");
+    }
+    transfer(&gpu, &work).await
 }
 
 /// One buffer of `size` bytes, copied `times` times each way.

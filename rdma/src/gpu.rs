@@ -10,8 +10,11 @@
 pub mod cuda;
 #[cfg(any(test, feature = "loopback"))]
 pub mod fake;
+mod mapped;
 mod pinned;
 
+pub(crate) use mapped::Mapped;
+pub(crate) use pinned::Locked;
 pub use pinned::Pinning;
 
 use crate::fabric::{DmaBuf, Error as FabricError, Foreign, Memory, Pages, Pool};
@@ -20,7 +23,10 @@ use std::{
     collections::HashMap,
     fmt,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Bytes of a staging chunk. A copy of this size moves at the full rate of a PCIe link.
@@ -66,6 +72,8 @@ pub struct GpuInfo {
     pub numa_node: Option<u16>,
     /// Whether its driver exports memory as dma-buf.
     pub exports: bool,
+    /// Whether its driver locks pages that may only be read: those of files of others.
+    pub reads_files: bool,
 }
 
 /// What the data path asks of a GPU's driver.
@@ -77,7 +85,8 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Driver`] when there is not so much left.
     fn allocate(&self, length: usize) -> Result<Arc<dyn Allocation>>;
-    /// Locks pages of this process in place, so that copies from and to them are DMA. They are unlocked when the value is dropped.
+    /// Locks pages of this process in place, so that copies from them, and to them unless they are `read_only`, are DMA. They are unlocked
+    /// when the value is dropped.
     ///
     /// # Safety
     /// The bytes are whole pages, which outlive the value.
@@ -85,7 +94,7 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Driver`].
     #[expect(unsafe_code, reason = "what its caller must see to")]
-    unsafe fn pin(&self, pages: &[u8]) -> Result<Box<dyn Any + Send + Sync>>;
+    unsafe fn pin(&self, pages: &[u8], read_only: bool) -> Result<Box<dyn Any + Send + Sync>>;
     /// The implementation's own type.
     fn as_any(&self) -> &dyn Any;
 }
@@ -129,6 +138,8 @@ pub struct Gpu(Arc<Inner>);
 
 struct Inner {
     driver: Arc<dyn Driver>,
+    /// Whether pages of files could be locked so far.
+    reads_files: AtomicBool,
     staging: Arc<Pool>,
 }
 
@@ -137,7 +148,11 @@ impl Gpu {
     pub fn new(driver: Arc<dyn Driver>) -> Self {
         let pins = Arc::clone(&driver);
         let staging = Pool::with(move |pages| Ok(pinned::memory(&*pins, pages)), CHUNK, STAGING);
-        Self(Arc::new(Inner { driver, staging }))
+        Self(Arc::new(Inner {
+            reads_files: AtomicBool::new(driver.info().reads_files),
+            driver,
+            staging,
+        }))
     }
 
     /// Which one it is.
@@ -147,6 +162,28 @@ impl Gpu {
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         &self.0.driver
+    }
+
+    /// Whether the GPU reads lent files from the page cache by DMA. Else processors copy them into pinned memory first.
+    pub fn set_reads_files(&self, reads: bool) {
+        self.0.reads_files.store(reads && self.info().reads_files, Ordering::Relaxed);
+    }
+
+    /// Whether files can be tried to be read by DMA.
+    pub(crate) fn reads_files(&self) -> bool {
+        self.0.reads_files.load(Ordering::Relaxed)
+    }
+
+    /// Locks what is mapped of a file. Where that fails once, it is not tried again.
+    pub(crate) fn lock(&self, mapped: Mapped) -> Option<Locked> {
+        match pinned::lock(&**self.driver(), mapped) {
+            Ok(locked) => Some(locked),
+            Err(error) => {
+                tracing::info!(%error, "files are copied to reach the GPU, as its driver does not read them from the page cache");
+                self.0.reads_files.store(false, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     pub(crate) fn staging(&self) -> &Arc<Pool> {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Condition, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written,
     fabric::Pooled,
-    gpu::{Allocation, CHUNK, GpuMemory},
+    gpu::{Allocation, CHUNK, Gpu, GpuMemory},
     local::Lent,
 };
 use bytes::Bytes;
@@ -28,6 +28,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Pieces of a staged transfer that are read, summed or copied at the same time.
 const DEPTH: usize = 8;
+/// Bytes of a piece of a lent file: to lock its pages costs little against copying them.
+const PIECE: usize = 16 << 20;
+/// Fewer bytes are copied sooner than mapped and locked.
+const WORTH_MAPPING: usize = 256 << 10;
 
 /// An object that is in GPU memory now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,32 +224,84 @@ impl Client {
 /// The checksum and the length of a piece that is where it belongs.
 type Copied = Result<(u64, u64)>;
 
-/// What was lent, read into pinned memory and copied from there, several pieces at a time.
+/// What was lent, several pieces at a time: straight from the page cache, or read into pinned memory and copied from there.
 fn lent_pieces(lent: Lent, memory: &GpuMemory, start: usize) -> BoxStream<'static, Copied> {
-    let (staging, allocation) = (Arc::clone(memory.gpu().staging()), Arc::clone(memory.allocation()));
-    let starts = (0..lent.len()).step_by(CHUNK);
-    stream::iter(starts)
-        .map(move |at| {
-            let (staging, allocation, lent) = (Arc::clone(&staging), Arc::clone(&allocation), lent.clone());
+    let (gpu, allocation) = (memory.gpu().clone(), Arc::clone(memory.allocation()));
+    stream::iter(pieces_of(&lent))
+        .map(move |(at, length)| {
+            let (gpu, allocation, lent) = (gpu.clone(), Arc::clone(&allocation), lent.clone());
+            let to = start + at as usize;
             async move {
-                let mut chunk = staging.take().await?;
-                blocking(move || {
-                    let length = usize::try_from(lent.len() - at).map_or(CHUNK, |left| left.min(CHUNK));
-                    let piece = &mut chunk[..length];
-                    let got = lent.read_at(piece, at).map_err(Error::Lent)?;
-                    if got < length {
-                        return Err(Error::Lent(io::ErrorKind::UnexpectedEof.into()));
+                if length >= WORTH_MAPPING && gpu.reads_files() {
+                    let (gpu, allocation, lent) = (gpu.clone(), Arc::clone(&allocation), lent.clone());
+                    let copied = blocking(move || read_by_gpu(&gpu, &lent, at, length, &*allocation, to)).await?;
+                    if let Some(copied) = copied {
+                        return Ok(copied);
                     }
-                    // Before the copy: now the bytes are in the processor's cache.
-                    let crc = checksum(CrcAlgorithm::Crc64Nvme, piece);
-                    allocation.write(start + at as usize, piece)?;
-                    Ok((crc, length as u64))
-                })
-                .await
+                }
+                let mut chunk = gpu.staging().take().await?;
+                blocking(move || read_and_copy(&mut chunk, &lent, at, length, &*allocation, to)).await
             }
         })
         .buffered(DEPTH)
         .boxed()
+}
+
+/// Where the pieces of what was lent begin in it, and how long they are; none lies in two files.
+fn pieces_of(lent: &Lent) -> Vec<(u64, usize)> {
+    let (mut pieces, mut begin) = (Vec::new(), 0);
+    for extent in lent.extents() {
+        let starts = (0..extent.length).step_by(PIECE);
+        pieces.extend(starts.map(|at| {
+            let left = usize::try_from(extent.length - at).unwrap_or(usize::MAX);
+            (begin + at, left.min(PIECE))
+        }));
+        begin += extent.length;
+    }
+    pieces
+}
+
+/// The GPU reads the page cache by DMA, and a processor looks at the bytes only to sum them up; `None` where its driver does not.
+fn read_by_gpu(
+    gpu: &Gpu,
+    lent: &Lent,
+    at: u64,
+    length: usize,
+    allocation: &dyn Allocation,
+    to: usize,
+) -> Result<Option<(u64, u64)>> {
+    let Some((mapped, skip)) = lent.map(at, length).map_err(Error::Lent)? else {
+        return Ok(None);
+    };
+    let Some(locked) = gpu.lock(mapped) else {
+        return Ok(None);
+    };
+    let piece = &locked[skip..skip + length];
+    allocation.write(to, piece)?;
+    Ok(Some((checksum(CrcAlgorithm::Crc64Nvme, piece), length as u64)))
+}
+
+fn read_and_copy(
+    chunk: &mut Pooled,
+    lent: &Lent,
+    at: u64,
+    length: usize,
+    allocation: &dyn Allocation,
+    to: usize,
+) -> Result<(u64, u64)> {
+    let mut crc = checksum(CrcAlgorithm::Crc64Nvme, &[]);
+    for done in (0..length).step_by(CHUNK) {
+        let piece = &mut chunk[..CHUNK.min(length - done)];
+        let got = lent.read_at(piece, at + done as u64).map_err(Error::Lent)?;
+        if got < piece.len() {
+            return Err(Error::Lent(io::ErrorKind::UnexpectedEof.into()));
+        }
+        // Before the copy: now the bytes are in the processor's cache.
+        let sum = checksum(CrcAlgorithm::Crc64Nvme, piece);
+        crc = checksum_combine(CrcAlgorithm::Crc64Nvme, crc, sum, got as u64);
+        allocation.write(to + done, piece)?;
+    }
+    Ok((crc, length as u64))
 }
 
 /// What comes as a stream, copied from wherever it is.

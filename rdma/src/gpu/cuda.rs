@@ -14,6 +14,10 @@ use std::{
 
 /// GPU memory is exported in pieces of this size, and an allocation that is a multiple of it shares none.
 const PIECE: usize = 2 << 20;
+/// `CU_MEMHOSTREGISTER_PORTABLE`: for all GPUs.
+const PORTABLE: u32 = 0x01;
+/// `CU_MEMHOSTREGISTER_READ_ONLY`.
+const READ_ONLY: u32 = 0x08;
 
 /// A GPU that this process sees.
 ///
@@ -119,6 +123,7 @@ impl Cuda {
                 numa_node: pci_address.as_deref().and_then(numa_node),
                 pci_address,
                 exports: attribute(Attribute::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED) == 1,
+                reads_files: attribute(Attribute::CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED) == 1,
             },
             flushes: ordering < all,
             streams: Mutex::default(),
@@ -188,11 +193,12 @@ impl Driver for Opened {
         Ok(Arc::new(piece))
     }
 
-    unsafe fn pin(&self, pages: &[u8]) -> Result<Box<dyn Any + Send + Sync>> {
+    unsafe fn pin(&self, pages: &[u8], read_only: bool) -> Result<Box<dyn Any + Send + Sync>> {
         self.0.enter()?;
         let start = pages.as_ptr().cast_mut().cast::<c_void>();
+        let how = if read_only { READ_ONLY } else { 0 };
         // SAFETY: by the caller.
-        unsafe { sys::cuMemHostRegister_v2(start, pages.len(), sys::CU_MEMHOSTREGISTER_PORTABLE) }
+        unsafe { sys::cuMemHostRegister_v2(start, pages.len(), PORTABLE | how) }
             .result()
             .map_err(|error| failed("pin memory", error))?;
         Ok(Box::new(Pin {

@@ -46,6 +46,7 @@ impl FakeGpu {
                 pci_address: None,
                 numa_node: None,
                 exports,
+                reads_files: exports,
             },
             counts: Arc::clone(&counts),
         };
@@ -72,7 +73,7 @@ impl Driver for FakeGpu {
         }))
     }
 
-    unsafe fn pin(&self, _pages: &[u8]) -> Result<Box<dyn Any + Send + Sync>> {
+    unsafe fn pin(&self, _pages: &[u8], _read_only: bool) -> Result<Box<dyn Any + Send + Sync>> {
         self.counts.pins.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Pin(Arc::clone(&self.counts))))
     }

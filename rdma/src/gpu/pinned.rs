@@ -1,22 +1,43 @@
 //! Pages that a GPU copies from and to by DMA, with or without a NIC beside.
 #![allow(unsafe_code)]
 
-use super::{Driver, Gpu};
+use super::{Driver, Gpu, Mapped};
 use crate::fabric::{
     Device, DeviceInfo, DmaBuf, Look, Memory, Pages, Purpose, QueuePair, Registration, Result, Source, Usage,
 };
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, fmt, ops::Deref, sync::Arc};
 
 /// Locks the pages of memory in place, for as long as it exists. Where the driver does not, copies only take longer.
 fn pinned(driver: &dyn Driver, memory: Memory) -> Memory {
     // SAFETY: `Memory` drops the pin before its pages.
-    match unsafe { driver.pin(&memory) } {
+    match unsafe { driver.pin(&memory, false) } {
         Ok(pin) => memory.with(pin),
         Err(error) => {
             tracing::debug!(%error, "pages are not pinned, copies to the GPU take longer");
             memory
         }
     }
+}
+
+/// A mapped file whose pages are locked.
+pub(crate) struct Locked {
+    // Dropped first.
+    _pin: Box<dyn Any + Send + Sync>,
+    mapped: Mapped,
+}
+
+impl Deref for Locked {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.mapped
+    }
+}
+
+pub(super) fn lock(driver: &dyn Driver, mapped: Mapped) -> super::Result<Locked> {
+    // SAFETY: fields are dropped in their order, and a mapping does not move with its value.
+    let pin = unsafe { driver.pin(&mapped, true) }?;
+    Ok(Locked { _pin: pin, mapped })
 }
 
 /// Pinned memory that no NIC knows.

@@ -1,6 +1,7 @@
 //! What a storage node lent: read-only descriptors, and which of their bytes were asked for.
 
 use super::{message::Extent, pool::Leases};
+use crate::gpu::Mapped;
 use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 use rustix::{
@@ -160,6 +161,17 @@ impl Lent {
             at += extent.length;
         }
         None
+    }
+
+    /// Maps `length` bytes from `offset` on, and says where they begin in the pages; `None` where they lie in several files.
+    ///
+    /// # Errors
+    /// When a file cannot be mapped.
+    pub(crate) fn map(&self, offset: u64, length: usize) -> io::Result<Option<(Mapped, usize)>> {
+        match self.place(offset) {
+            Some((file, at, left)) if length as u64 <= left => Mapped::new(file, at, length).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// As [`Lent::read_at`], without holding up the runtime: what is not in the page cache is read on another thread.
