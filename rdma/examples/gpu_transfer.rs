@@ -15,7 +15,8 @@ use penstock_rdma::{
 };
 use std::{error::Error, time::Instant};
 
-const USAGE: &str = "usage: gpu_transfer ENDPOINT get|put BUCKET SIZE TIMES [SOCKET] | gpu_transfer ceiling SIZE TIMES";
+const USAGE: &str =
+    "usage: gpu_transfer ENDPOINT get|put BUCKET SIZE TIMES [SOCKET] | gpu_transfer ceiling SIZE TIMES";
 
 /// What to move.
 struct Work<'a> {
@@ -34,7 +35,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let ["ceiling", size, times] = words[..] {
         return ceiling(&cuda::open(0)?, size.parse()?, times.parse()?);
     }
-    let [endpoint, direction @ ("get" | "put"), bucket, size, times, socket @ ..] = &words[..] else {
+    let [
+        endpoint,
+        direction @ ("get" | "put"),
+        bucket,
+        size,
+        times,
+        socket @ ..,
+    ] = &words[..]
+    else {
         return Err(USAGE.into());
     };
     let work = Work {
@@ -82,7 +91,10 @@ fn ceiling(gpu: &Gpu, size: usize, times: u32) -> Result<(), Box<dyn Error>> {
 async fn transfer(gpu: &Gpu, work: &Work<'_>) -> Result<(), Box<dyn Error>> {
     let options = Options {
         rails: Some(Rails::watch(
-            Pinning::new(verbs::Machine::new(verbs::Options::default(), Purpose::Windows), gpu.clone()),
+            Pinning::new(
+                verbs::Machine::new(verbs::Options::default(), Purpose::Windows),
+                gpu.clone(),
+            ),
             verbs::PAUSE,
         )),
         local_socket: work.socket.map(Into::into),
@@ -111,14 +123,20 @@ async fn transfer(gpu: &Gpu, work: &Work<'_>) -> Result<(), Box<dyn Error>> {
     let (seconds, cpu) = (begun.elapsed().as_secs_f64(), processor_seconds()? - used);
     let bytes = work.size as u64 * u64::from(work.times);
     let (via, staged) = (how.0.name(), how.1.is_some());
-    println!(r#"{{"bytes": {bytes}, "seconds": {seconds}, "cpu": {cpu}, "via": "{via}", "staged": {staged}}}"#);
+    println!(
+        r#"{{"bytes": {bytes}, "seconds": {seconds}, "cpu": {cpu}, "via": "{via}", "staged": {staged}}}"#
+    );
     client.disconnect().await;
     Ok(())
 }
 
 type How = (Via, Option<String>);
 
-async fn once(client: &Client, work: &Work<'_>, memory: GpuMemory) -> Result<(GpuMemory, How), Box<dyn Error>> {
+async fn once(
+    client: &Client,
+    work: &Work<'_>,
+    memory: GpuMemory,
+) -> Result<(GpuMemory, How), Box<dyn Error>> {
     let (always, all) = (Condition::default(), 0..work.size);
     if work.get {
         let (memory, landed) = client
@@ -131,7 +149,14 @@ async fn once(client: &Client, work: &Work<'_>, memory: GpuMemory) -> Result<(Gp
         return Ok((memory, (landed.moved.via, landed.staged)));
     }
     let (memory, sent) = client
-        .put_from_gpu(work.bucket, "object", &ObjectHeaders::default(), &always, memory, all)
+        .put_from_gpu(
+            work.bucket,
+            "object",
+            &ObjectHeaders::default(),
+            &always,
+            memory,
+            all,
+        )
         .await;
     let sent = sent?;
     Ok((memory, (sent.written.moved.via, sent.staged)))
@@ -142,6 +167,11 @@ fn processor_seconds() -> Result<f64, Box<dyn Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat is odd")?;
     let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|text| text.parse::<f64>().ok()).ok_or("/proc/self/stat is odd");
+    let mut ticks = || {
+        fields
+            .next()
+            .and_then(|text| text.parse::<f64>().ok())
+            .ok_or("/proc/self/stat is odd")
+    };
     Ok((ticks()? + ticks()?) / 100.0)
 }

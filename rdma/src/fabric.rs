@@ -9,9 +9,9 @@
 //! operation completed, or when its queue pair is dead and nothing can land any more. A future that is dropped kills its
 //! queue pair; its memory is kept until that is done.
 
+mod foreign;
 #[cfg(any(test, feature = "loopback"))]
 pub mod loopback;
-mod foreign;
 mod memory;
 mod nearness;
 mod pool;

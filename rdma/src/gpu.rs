@@ -7,6 +7,7 @@
 //! [`cuda`] is the driver of NVIDIA's GPUs, loaded at run time: what is built here runs without one, and says so. A GPU's memory is
 //! no memory of this process, so nothing here gives a slice of it; it is copied, or a NIC reaches it.
 
+mod crc;
 pub mod cuda;
 #[cfg(any(test, feature = "loopback"))]
 pub mod fake;
@@ -38,10 +39,14 @@ const STAGING: u64 = 128 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// There is no driver.
-    #[error("there is no GPU to use: libcuda.so.1 is not installed; install NVIDIA's driver, or, in a container, ask for a GPU")]
+    #[error(
+        "there is no GPU to use: libcuda.so.1 is not installed; install NVIDIA's driver, or, in a container, ask for a GPU"
+    )]
     NoLibrary,
     /// There is no such GPU.
-    #[error("there is no GPU {ordinal}: this process sees {count} (CUDA_VISIBLE_DEVICES, or the container's resources, limit it)")]
+    #[error(
+        "there is no GPU {ordinal}: this process sees {count} (CUDA_VISIBLE_DEVICES, or the container's resources, limit it)"
+    )]
     NoDevice {
         /// Which one was asked for.
         ordinal: u32,
@@ -74,6 +79,8 @@ pub struct GpuInfo {
     pub exports: bool,
     /// Whether its driver locks pages that may only be read: those of files of others.
     pub reads_files: bool,
+    /// Whether it computes checksums.
+    pub sums: bool,
 }
 
 /// What the data path asks of a GPU's driver.
@@ -124,6 +131,12 @@ pub trait Allocation: Send + Sync + 'static {
     /// # Errors
     /// As [`Allocation::write`].
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()>;
+    /// CRC-64/NVME of `length` bytes from the place `at` on, computed by the GPU; `None` where it cannot
+    /// ([`GpuInfo::sums`]).
+    ///
+    /// # Errors
+    /// As [`Allocation::write`].
+    fn checksum(&self, at: usize, length: usize) -> Result<Option<u64>>;
     /// Makes what a NIC has written visible to everything that the GPU does from now on (CUDA, GPUDirect RDMA, "Synchronization and
     /// Memory Ordering").
     ///
@@ -166,7 +179,9 @@ impl Gpu {
 
     /// Whether the GPU reads lent files from the page cache by DMA. Else processors copy them into pinned memory first.
     pub fn set_reads_files(&self, reads: bool) {
-        self.0.reads_files.store(reads && self.info().reads_files, Ordering::Relaxed);
+        self.0
+            .reads_files
+            .store(reads && self.info().reads_files, Ordering::Relaxed);
     }
 
     /// Whether files can be tried to be read by DMA.
@@ -225,7 +240,9 @@ impl Gpu {
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("info", self.info()).finish_non_exhaustive()
+        f.debug_struct("Gpu")
+            .field("info", self.info())
+            .finish_non_exhaustive()
     }
 }
 
@@ -276,7 +293,12 @@ impl GpuMemory {
         rail: u64,
         ask: impl FnOnce(&DmaBuf<'_>) -> crate::fabric::Result<()>,
     ) -> crate::fabric::Result<()> {
-        let known = self.reached.lock().unwrap_or_else(PoisonError::into_inner).get(&rail).cloned();
+        let known = self
+            .reached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&rail)
+            .cloned();
         if let Some(known) = known {
             return known;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Client,
-    object::{Download, crc64nvme_of, modified_of},
+    object::{CRC64NVME, Download, crc64nvme_of, modified_of},
     rdma::Straight,
     request::Request,
 };
@@ -12,6 +12,7 @@ use crate::{
     gpu::{Allocation, CHUNK, Gpu, GpuMemory},
     local::Lent,
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum, checksum_combine};
 use futures::{
@@ -38,8 +39,8 @@ const WORTH_MAPPING: usize = 256 << 10;
 pub struct Landed {
     /// What is known of the object.
     pub head: ObjectHead,
-    /// What moved. Bytes that went straight into the GPU were not read here, so their checksum is the one that the storage node
-    /// computed of what it sent; that they are the same is left to the fabric (the ICRC of each packet).
+    /// What moved. The checksum is of the bytes in the GPU's memory, computed there; where the GPU does not
+    /// ([`GpuInfo::sums`](crate::gpu::GpuInfo)), it is of what passed through this host, or, when nothing did, the storage node's word.
     pub moved: Moved,
     /// Why the bytes went through memory of this host; `None` when they did not.
     pub staged: Option<String>,
@@ -84,15 +85,29 @@ impl Client {
         let (download, why) = match outcome {
             Err(error) => return (memory, Err(error)),
             Ok(Straight::Moved((head, length, crc))) => {
-                let allocation = Arc::clone(memory.allocation());
-                let flushed = blocking(move || Ok(allocation.flush()?)).await;
-                let landed = flushed.map(|()| Landed {
+                let (allocation, verify) = (Arc::clone(memory.allocation()), self.inner.options.verify);
+                let arrived = blocking(move || {
+                    allocation.flush()?;
+                    let sum = match verify {
+                        true => allocation.checksum(bytes.start, length as usize)?,
+                        false => None,
+                    };
+                    let whole = head.crc64nvme.filter(|_| head.size == length);
+                    let expected = [crc, whole].into_iter().flatten();
+                    match sum {
+                        Some(sum) if expected.into_iter().any(|expected| expected != sum) => {
+                            Err(Error::Damaged)
+                        }
+                        sum => Ok((head, sum.or(crc))),
+                    }
+                });
+                let landed = arrived.await.map(|(head, checksum)| Landed {
                     head,
                     moved: Moved {
                         via: Via::Rdma,
                         bytes: length,
                         elapsed: begun.elapsed(),
-                        checksum: crc,
+                        checksum,
                     },
                     staged: None,
                 });
@@ -127,38 +142,57 @@ impl Client {
                 got: length,
             });
         }
+        let to = Target {
+            gpu: memory.gpu().clone(),
+            allocation: Arc::clone(memory.allocation()),
+            start: bytes.start,
+            summer: match (self.inner.options.verify, memory.gpu().info().sums) {
+                (false, _) => Summer::Nobody,
+                (true, false) => Summer::Processor,
+                (true, true) => Summer::Gpu,
+            },
+        };
         let mut pieces = match download.lent.take() {
-            Some(lent) => lent_pieces(lent, memory, bytes.start),
+            Some(lent) => lent_pieces(lent, to.clone()),
             None => {
                 let body = std::mem::replace(&mut download.body, stream::empty().boxed());
-                body_pieces(body, memory, bytes.start)
+                body_pieces(body, to.clone())
             }
         };
-        let (mut crc, mut failure) = (checksum(CrcAlgorithm::Crc64Nvme, &[]), None);
+        let (mut crc, mut failure) = (Some(checksum(CrcAlgorithm::Crc64Nvme, &[])), None);
         while let Some(copied) = pieces.next().await {
             match copied {
-                Ok((piece, length)) => crc = checksum_combine(CrcAlgorithm::Crc64Nvme, crc, piece, length),
+                Ok((sum, length)) => {
+                    crc = crc
+                        .zip(sum)
+                        .map(|(crc, sum)| checksum_combine(CrcAlgorithm::Crc64Nvme, crc, sum, length));
+                }
                 Err(error) => {
                     failure.get_or_insert(error);
                 }
             }
         }
-        let whole = download.range == (0..download.head.size);
-        let expected = download.head.crc64nvme.filter(|_| whole && self.inner.options.verify);
-        match failure {
-            Some(error) => Err(error),
-            None if expected.is_some_and(|expected| expected != crc) => Err(Error::Damaged),
-            None => Ok(Landed {
-                moved: Moved {
-                    via: download.fallback.via(download.via),
-                    bytes: length,
-                    elapsed: begun.elapsed(),
-                    checksum: Some(crc),
-                },
-                head: download.head,
-                staged: Some(why),
-            }),
+        if let Some(error) = failure {
+            return Err(error);
         }
+        if to.summer == Summer::Gpu {
+            crc = blocking(move || Ok(to.allocation.checksum(to.start, length as usize)?)).await?;
+        }
+        let whole = download.range == (0..download.head.size);
+        let expected = download.head.crc64nvme.filter(|_| whole);
+        if crc.zip(expected).is_some_and(|(crc, expected)| crc != expected) {
+            return Err(Error::Damaged);
+        }
+        Ok(Landed {
+            moved: Moved {
+                via: download.fallback.via(download.via),
+                bytes: length,
+                elapsed: begun.elapsed(),
+                checksum: crc,
+            },
+            head: download.head,
+            staged: Some(why),
+        })
     }
 
     /// Writes an object of the bytes `memory[bytes]`, whole or not at all. The memory comes back in any case, unchanged. What the GPU
@@ -177,7 +211,6 @@ impl Client {
     ) -> (GpuMemory, Result<Sent>) {
         let begun = Instant::now();
         let prepared = check(&memory, &bytes).and_then(|()| {
-            // Without a checksum: that of bytes in the GPU's memory would be the storage node's to compute anyway.
             Request::new(Method::PUT, bucket, Some(key))
                 .object_headers(headers)?
                 .condition(condition)?
@@ -191,6 +224,12 @@ impl Client {
         let (memory, why) = if bytes.is_empty() {
             (memory, "there are no bytes".to_owned())
         } else {
+            let (allocation, part) = (Arc::clone(memory.allocation()), bytes.clone());
+            let summed = blocking(move || Ok(allocation.checksum(part.start, part.len())?)).await;
+            let request = match summed.and_then(|sum| with_checksum(request, sum)) {
+                Ok(request) => request,
+                Err(error) => return (memory, Err(error)),
+            };
             let (memory, outcome) = self.put_straight(&request, memory, bytes.clone()).await;
             match outcome {
                 Err(error) => return (memory, Err(error)),
@@ -206,13 +245,21 @@ impl Client {
                             checksum: crc64nvme_of(&headers),
                         },
                     });
-                    return (memory, written.map(|written| Sent { written, staged: None }));
+                    return (
+                        memory,
+                        written.map(|written| Sent {
+                            written,
+                            staged: None,
+                        }),
+                    );
                 }
                 Ok(Straight::Body(_, why) | Straight::Not(why)) => (memory, why),
             }
         };
         let body = host_pieces(&memory, bytes);
-        let written = self.put(bucket, key, Some(length), headers, condition, body).await;
+        let written = self
+            .put(bucket, key, Some(length), headers, condition, body)
+            .await;
         let sent = written.map(|written| Sent {
             written,
             staged: Some(why),
@@ -221,26 +268,47 @@ impl Client {
     }
 }
 
-/// The checksum and the length of a piece that is where it belongs.
-type Copied = Result<(u64, u64)>;
+/// The checksum, if a processor computed it, and the length of a piece that is where it belongs.
+type Copied = Result<(Option<u64>, u64)>;
+
+/// Who computes the checksum of what is staged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Summer {
+    Nobody,
+    Processor,
+    /// Of what is in its memory, at the end.
+    Gpu,
+}
+
+/// Where pieces go.
+#[derive(Clone)]
+struct Target {
+    gpu: Gpu,
+    allocation: Arc<dyn Allocation>,
+    start: usize,
+    summer: Summer,
+}
+
+impl Target {
+    fn sum(&self, piece: &[u8]) -> Option<u64> {
+        (self.summer == Summer::Processor).then(|| checksum(CrcAlgorithm::Crc64Nvme, piece))
+    }
+}
 
 /// What was lent, several pieces at a time: straight from the page cache, or read into pinned memory and copied from there.
-fn lent_pieces(lent: Lent, memory: &GpuMemory, start: usize) -> BoxStream<'static, Copied> {
-    let (gpu, allocation) = (memory.gpu().clone(), Arc::clone(memory.allocation()));
+fn lent_pieces(lent: Lent, to: Target) -> BoxStream<'static, Copied> {
     stream::iter(pieces_of(&lent))
         .map(move |(at, length)| {
-            let (gpu, allocation, lent) = (gpu.clone(), Arc::clone(&allocation), lent.clone());
-            let to = start + at as usize;
+            let (to, lent) = (to.clone(), lent.clone());
             async move {
-                if length >= WORTH_MAPPING && gpu.reads_files() {
-                    let (gpu, allocation, lent) = (gpu.clone(), Arc::clone(&allocation), lent.clone());
-                    let copied = blocking(move || read_by_gpu(&gpu, &lent, at, length, &*allocation, to)).await?;
-                    if let Some(copied) = copied {
+                if length >= WORTH_MAPPING && to.gpu.reads_files() {
+                    let (to, lent) = (to.clone(), lent.clone());
+                    if let Some(copied) = blocking(move || read_by_gpu(&lent, at, length, &to)).await? {
                         return Ok(copied);
                     }
                 }
-                let mut chunk = gpu.staging().take().await?;
-                blocking(move || read_and_copy(&mut chunk, &lent, at, length, &*allocation, to)).await
+                let mut chunk = to.gpu.staging().take().await?;
+                blocking(move || read_and_copy(&mut chunk, &lent, at, length, &to)).await
             }
         })
         .buffered(DEPTH)
@@ -261,65 +329,50 @@ fn pieces_of(lent: &Lent) -> Vec<(u64, usize)> {
     pieces
 }
 
-/// The GPU reads the page cache by DMA, and a processor looks at the bytes only to sum them up; `None` where its driver does not.
-fn read_by_gpu(
-    gpu: &Gpu,
-    lent: &Lent,
-    at: u64,
-    length: usize,
-    allocation: &dyn Allocation,
-    to: usize,
-) -> Result<Option<(u64, u64)>> {
+/// The GPU reads the page cache by DMA; `None` where its driver does not.
+fn read_by_gpu(lent: &Lent, at: u64, length: usize, to: &Target) -> Result<Option<(Option<u64>, u64)>> {
     let Some((mapped, skip)) = lent.map(at, length).map_err(Error::Lent)? else {
         return Ok(None);
     };
-    let Some(locked) = gpu.lock(mapped) else {
+    let Some(locked) = to.gpu.lock(mapped) else {
         return Ok(None);
     };
     let piece = &locked[skip..skip + length];
-    allocation.write(to, piece)?;
-    Ok(Some((checksum(CrcAlgorithm::Crc64Nvme, piece), length as u64)))
+    to.allocation.write(to.start + at as usize, piece)?;
+    Ok(Some((to.sum(piece), length as u64)))
 }
 
-fn read_and_copy(
-    chunk: &mut Pooled,
-    lent: &Lent,
-    at: u64,
-    length: usize,
-    allocation: &dyn Allocation,
-    to: usize,
-) -> Result<(u64, u64)> {
-    let mut crc = checksum(CrcAlgorithm::Crc64Nvme, &[]);
+fn read_and_copy(chunk: &mut Pooled, lent: &Lent, at: u64, length: usize, to: &Target) -> Copied {
+    let mut crc = to.sum(&[]);
     for done in (0..length).step_by(CHUNK) {
         let piece = &mut chunk[..CHUNK.min(length - done)];
-        let got = lent.read_at(piece, at + done as u64).map_err(Error::Lent)?;
+        let at = at + done as u64;
+        let got = lent.read_at(piece, at).map_err(Error::Lent)?;
         if got < piece.len() {
             return Err(Error::Lent(io::ErrorKind::UnexpectedEof.into()));
         }
         // Before the copy: now the bytes are in the processor's cache.
-        let sum = checksum(CrcAlgorithm::Crc64Nvme, piece);
-        crc = checksum_combine(CrcAlgorithm::Crc64Nvme, crc, sum, got as u64);
-        allocation.write(to + done, piece)?;
+        let sum = to.sum(piece);
+        crc = crc
+            .zip(sum)
+            .map(|(crc, sum)| checksum_combine(CrcAlgorithm::Crc64Nvme, crc, sum, got as u64));
+        to.allocation.write(to.start + at as usize, piece)?;
     }
     Ok((crc, length as u64))
 }
 
 /// What comes as a stream, copied from wherever it is.
-fn body_pieces(
-    body: BoxStream<'static, Result<Bytes>>,
-    memory: &GpuMemory,
-    start: usize,
-) -> BoxStream<'static, Copied> {
+fn body_pieces(body: BoxStream<'static, Result<Bytes>>, to: Target) -> BoxStream<'static, Copied> {
     struct State {
         body: Option<BoxStream<'static, Result<Bytes>>>,
-        allocation: Arc<dyn Allocation>,
+        to: Target,
         at: usize,
         under_way: FuturesOrdered<JoinHandle<Copied>>,
     }
     let state = State {
         body: Some(body),
-        allocation: Arc::clone(memory.allocation()),
-        at: start,
+        at: to.start,
+        to,
         under_way: FuturesOrdered::new(),
     };
     stream::unfold(state, |mut state| async move {
@@ -341,11 +394,11 @@ fn body_pieces(
             };
             match next {
                 Some(Ok(piece)) => {
-                    let (allocation, at) = (Arc::clone(&state.allocation), state.at);
+                    let (to, at) = (state.to.clone(), state.at);
                     state.at += piece.len();
                     state.under_way.push_back(spawn_blocking(move || {
-                        allocation.write(at, &piece)?;
-                        Ok((checksum(CrcAlgorithm::Crc64Nvme, &piece), piece.len() as u64))
+                        to.allocation.write(at, &piece)?;
+                        Ok((to.sum(&piece), piece.len() as u64))
                     }));
                 }
                 Some(Err(error)) => {
@@ -361,7 +414,10 @@ fn body_pieces(
 
 /// GPU memory as a body, copied to pinned memory of this host ahead of whoever sends it.
 fn host_pieces(memory: &GpuMemory, bytes: std::ops::Range<usize>) -> BoxStream<'static, io::Result<Bytes>> {
-    let (staging, allocation) = (Arc::clone(memory.gpu().staging()), Arc::clone(memory.allocation()));
+    let (staging, allocation) = (
+        Arc::clone(memory.gpu().staging()),
+        Arc::clone(memory.allocation()),
+    );
     let end = bytes.end;
     stream::iter(bytes.step_by(CHUNK))
         .map(move |at| {
@@ -398,7 +454,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 fn joined<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    outcome.unwrap_or_else(|error| Err(Error::Invalid(format!("a copy to or from the GPU broke off: {error}"))))
+    outcome.unwrap_or_else(|error| {
+        Err(Error::Invalid(format!(
+            "a copy to or from the GPU broke off: {error}"
+        )))
+    })
+}
+
+fn with_checksum(request: Request, sum: Option<u64>) -> Result<Request> {
+    match sum {
+        Some(sum) => request.header(CRC64NVME, &BASE64_STANDARD.encode(sum.to_be_bytes())),
+        None => Ok(request),
+    }
 }
 
 fn check(memory: &GpuMemory, bytes: &std::ops::Range<usize>) -> Result<()> {

@@ -71,9 +71,12 @@ fn open(
     let whole = memory
         .dma_buf()
         .ok_or_else(|| refused("its driver does not export the memory".to_owned()))?;
-    let (part, _) = whole
-        .part(bytes)
-        .ok_or_else(|| refused(format!("{bytes:?} is not within its {} bytes, is empty, or 4 GiB and more", whole.length)))?;
+    let (part, _) = whole.part(bytes).ok_or_else(|| {
+        refused(format!(
+            "{bytes:?} is not within its {} bytes, is empty, or 4 GiB and more",
+            whole.length
+        ))
+    })?;
     // SAFETY: `Exposed`, which this is for, owns the memory until the window is closed or the queue pair dead.
     unsafe { queue_pair.open_dma_buf(&part, direction) }
 }

@@ -14,7 +14,9 @@ mod queue_pair;
 
 pub use network::Network;
 
-use super::{Device, DeviceInfo, DmaBuf, Error, Memory, Pages, Purpose, QueuePair, Registration, Result, Usage};
+use super::{
+    Device, DeviceInfo, DmaBuf, Error, Memory, Pages, Purpose, QueuePair, Registration, Result, Usage,
+};
 use mapping::Mapping;
 use network::{Region, State};
 use std::{

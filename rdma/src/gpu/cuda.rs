@@ -1,7 +1,10 @@
 //! NVIDIA's GPUs by the CUDA driver API, which is loaded when it is first needed.
 #![allow(unsafe_code)]
 
-use super::{Allocation, Driver, Error, Gpu, GpuInfo, Result};
+use super::{
+    Allocation, Driver, Error, Gpu, GpuInfo, Result,
+    crc::{BLOCK, KERNEL, NAME, THREADS, Tables},
+};
 use cudarc::driver::{DriverError, result, sys};
 use std::{
     any::Any,
@@ -52,9 +55,9 @@ pub fn count() -> Result<u32> {
         .clone()?;
     match result::device::get_count() {
         Ok(count) => Ok(u32::try_from(count).unwrap_or_default()),
-        Err(DriverError(
-            sys::CUresult::CUDA_ERROR_NOT_INITIALIZED | sys::CUresult::CUDA_ERROR_NO_DEVICE,
-        )) => Ok(0),
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_INITIALIZED | sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
+            Ok(0)
+        }
         Err(error) => Err(failed("say how many there are", error)),
     }
 }
@@ -64,7 +67,12 @@ pub fn count() -> Result<u32> {
 /// # Safety
 /// `address` is that of `length` bytes that `cuMemAlloc` or the like gave, they are not freed before `owner` is dropped, and nothing
 /// uses them while an operation of this crate does.
-pub unsafe fn adopt(gpu: &Gpu, address: u64, length: usize, owner: Box<dyn Any + Send + Sync>) -> Option<Arc<dyn Allocation>> {
+pub unsafe fn adopt(
+    gpu: &Gpu,
+    address: u64,
+    length: usize,
+    owner: Box<dyn Any + Send + Sync>,
+) -> Option<Arc<dyn Allocation>> {
     let driver: &dyn Any = gpu.driver().as_any();
     let opened = driver.downcast_ref::<Opened>()?;
     Some(Arc::new(Piece {
@@ -84,6 +92,8 @@ struct Cuda {
     info: GpuInfo,
     /// Whether the GPU may see an older state than what a NIC wrote, until it is told.
     flushes: bool,
+    /// What computes checksums; `None` where the driver does not take the kernel.
+    summing: Option<Mutex<Summing>>,
     /// Streams that nobody uses now.
     streams: Mutex<Vec<Stream>>,
 }
@@ -106,7 +116,8 @@ impl Cuda {
         let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
         let device = result::device::get(ordinal).map_err(|error| failed("open", error))?;
         // SAFETY: the device exists.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("make a context", error))?;
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .map_err(|error| failed("make a context", error))?;
         let attribute = |which| {
             // SAFETY: the device exists.
             unsafe { result::device::get_attribute(device, which) }.unwrap_or_default()
@@ -115,7 +126,7 @@ impl Cuda {
         let ordering = attribute(Attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING);
         let all = sys::CUGPUDirectRDMAWritesOrdering::CU_GPU_DIRECT_RDMA_WRITES_ORDERING_ALL_DEVICES as c_int;
         let pci_address = pci_address(device);
-        Ok(Self {
+        let mut cuda = Self {
             device,
             context: Context(context),
             info: GpuInfo {
@@ -124,10 +135,20 @@ impl Cuda {
                 pci_address,
                 exports: attribute(Attribute::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED) == 1,
                 reads_files: attribute(Attribute::CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED) == 1,
+                sums: false,
             },
             flushes: ordering < all,
+            summing: None,
             streams: Mutex::default(),
-        })
+        };
+        cuda.summing = cuda
+            .enter()
+            .and_then(|()| Summing::new())
+            .inspect_err(|error| tracing::debug!(%error, "the GPU computes no checksums"))
+            .ok()
+            .map(Mutex::new);
+        cuda.info.sums = cuda.summing.is_some();
+        Ok(cuda)
     }
 
     /// Makes the GPU the one that calls of this thread are for.
@@ -137,7 +158,11 @@ impl Cuda {
     }
 
     /// Runs `copy` on a stream of its own, and waits for its end.
-    fn copy(&self, copy: impl FnOnce(sys::CUstream) -> std::result::Result<(), DriverError>) -> Result<()> {
+    fn copy(
+        &self,
+        doing: &'static str,
+        copy: impl FnOnce(sys::CUstream) -> std::result::Result<(), DriverError>,
+    ) -> Result<()> {
         self.enter()?;
         let idle = self.streams.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let stream = match idle {
@@ -149,8 +174,121 @@ impl Cuda {
         let begun = copy(stream.0);
         // SAFETY: the stream exists. Also after an error: nothing of it may be under way when this returns.
         let ended = unsafe { result::stream::synchronize(stream.0) };
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
-        begun.and(ended).map_err(|error| failed("copy", error))
+        self.streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stream);
+        begun.and(ended).map_err(|error| failed(doing, error))
+    }
+}
+
+/// The kernel that sums, and memory of the GPU for its tables and results. Dropped with its context current.
+struct Summing {
+    module: Module,
+    tables: sys::CUdeviceptr,
+    partial: sys::CUdeviceptr,
+    /// Values that `partial` has room for.
+    room: usize,
+}
+
+struct Module {
+    module: sys::CUmodule,
+    kernel: sys::CUfunction,
+}
+
+// SAFETY: the driver locks what it shares.
+unsafe impl Send for Module {}
+
+impl Summing {
+    /// For the context that is current.
+    fn new() -> Result<Self> {
+        let failed = |error| failed("load its kernel", error);
+        // SAFETY: PTX that ends in a zero byte.
+        let module = unsafe { result::module::load_data(KERNEL.as_ptr().cast()) }.map_err(failed)?;
+        let mut summing = Self {
+            module: Module {
+                module,
+                kernel: ptr::null_mut(),
+            },
+            tables: 0,
+            partial: 0,
+            room: 0,
+        };
+        // SAFETY: the module exists.
+        summing.module.kernel =
+            unsafe { result::module::get_function(module, NAME.to_owned()) }.map_err(failed)?;
+        let tables = &Tables::get().kernel;
+        // SAFETY: the context is current, and as many bytes are copied as were allocated.
+        unsafe {
+            summing.tables = result::malloc_sync(size_of_val(tables)).map_err(failed)?;
+            result::memcpy_htod_sync(summing.tables, tables).map_err(failed)?;
+        }
+        Ok(summing)
+    }
+
+    /// Room for the results of so many blocks, on the GPU and here. With the context current.
+    fn room(&mut self, blocks: u64) -> Result<Vec<u64>> {
+        let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+        if blocks > self.room {
+            let room = blocks.next_power_of_two();
+            // SAFETY: the context is current; the old memory is used by nothing.
+            unsafe {
+                let new = result::malloc_sync(room * size_of::<u64>())
+                    .map_err(|error| failed("allocate memory", error))?;
+                let old = std::mem::replace(&mut self.partial, new);
+                if old != 0 {
+                    let _freed = result::free_sync(old);
+                }
+            }
+            self.room = room;
+        }
+        Ok(vec![0; blocks])
+    }
+
+    /// # Safety
+    /// `length` bytes are at `from`, `partial` is as long as there are `blocks`, and neither is touched before the stream has ended.
+    unsafe fn launch(
+        &self,
+        mut from: sys::CUdeviceptr,
+        mut length: u64,
+        blocks: u64,
+        partial: &mut [u64],
+        stream: sys::CUstream,
+    ) -> std::result::Result<(), DriverError> {
+        let (mut tables, mut into) = (self.tables, self.partial);
+        let mut arguments: [*mut c_void; 4] = [
+            ptr::from_mut(&mut from).cast(),
+            ptr::from_mut(&mut length).cast(),
+            ptr::from_mut(&mut tables).cast(),
+            ptr::from_mut(&mut into).cast(),
+        ];
+        let grid = (u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1);
+        // SAFETY: the arguments are the kernel's, in its order; the rest by the caller.
+        unsafe {
+            result::launch_kernel(
+                self.module.kernel,
+                grid,
+                (THREADS, 1, 1),
+                0,
+                stream,
+                &mut arguments,
+            )?;
+            result::memcpy_dtoh_async(partial, self.partial, stream)
+        }
+    }
+}
+
+impl Drop for Summing {
+    fn drop(&mut self) {
+        for memory in [self.tables, self.partial]
+            .into_iter()
+            .filter(|memory| *memory != 0)
+        {
+            // SAFETY: allocated here, and used by nothing any more.
+            let _freed = unsafe { result::free_sync(memory) };
+        }
+        // SAFETY: nothing of it runs.
+        let _unloaded = unsafe { result::module::unload(self.module.module) };
     }
 }
 
@@ -158,6 +296,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         let streams = std::mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner));
         if self.enter().is_ok() {
+            self.summing = None;
             for stream in streams {
                 // SAFETY: nothing is under way on it.
                 let _gone = unsafe { result::stream::destroy(stream.0) };
@@ -182,7 +321,8 @@ impl Driver for Opened {
             length
         };
         // SAFETY: the context is current.
-        let address = unsafe { result::malloc_sync(whole) }.map_err(|error| failed("allocate memory", error))?;
+        let address =
+            unsafe { result::malloc_sync(whole) }.map_err(|error| failed("allocate memory", error))?;
         let piece = Piece {
             cuda: Arc::clone(cuda),
             address,
@@ -244,7 +384,8 @@ impl Piece {
         let on: u32 = 1;
         let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS;
         // SAFETY: the attribute is a 32-bit boolean, and the memory exists.
-        let outcome = unsafe { sys::cuPointerSetAttribute(ptr::from_ref(&on).cast(), attribute, self.address) };
+        let outcome =
+            unsafe { sys::cuPointerSetAttribute(ptr::from_ref(&on).cast(), attribute, self.address) };
         if let Err(error) = outcome.result() {
             tracing::debug!(%error, "the GPU does not order copies with its NICs' writes");
         }
@@ -252,10 +393,12 @@ impl Piece {
 
     fn place(&self, at: usize, length: usize) -> Result<sys::CUdeviceptr> {
         let inside = at.checked_add(length).is_some_and(|end| end <= self.length);
-        inside.then_some(self.address + at as u64).ok_or_else(|| Error::Driver {
-            doing: "copy",
-            cause: format!("{length} bytes at {at} lie outside of {} bytes", self.length),
-        })
+        inside
+            .then_some(self.address + at as u64)
+            .ok_or_else(|| Error::Driver {
+                doing: "copy",
+                cause: format!("{length} bytes at {at} lie outside of {} bytes", self.length),
+            })
     }
 }
 
@@ -299,13 +442,37 @@ impl Allocation for Piece {
     fn write(&self, at: usize, from: &[u8]) -> Result<()> {
         let to = self.place(at, from.len())?;
         // SAFETY: both sides hold so many bytes, and stay until the copy has ended, which `copy` waits for.
-        self.cuda.copy(|stream| unsafe { result::memcpy_htod_async(to, from, stream) })
+        self.cuda.copy("copy", |stream| unsafe {
+            result::memcpy_htod_async(to, from, stream)
+        })
     }
 
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
         let from = self.place(at, into.len())?;
         // SAFETY: as above.
-        self.cuda.copy(|stream| unsafe { result::memcpy_dtoh_async(into, from, stream) })
+        self.cuda.copy("copy", |stream| unsafe {
+            result::memcpy_dtoh_async(into, from, stream)
+        })
+    }
+
+    fn checksum(&self, at: usize, length: usize) -> Result<Option<u64>> {
+        let from = self.place(at, length)?;
+        let Some(summing) = &self.cuda.summing else {
+            return Ok(None);
+        };
+        if length == 0 {
+            return Ok(Some(Tables::get().join(&[u64::MAX])));
+        }
+        self.cuda.enter()?;
+        let mut summing = summing.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = (length as u64).div_ceil(BLOCK);
+        let mut partial = summing.room(blocks)?;
+        self.cuda.copy("compute a checksum", |stream| {
+            // SAFETY: the kernel reads `length` bytes from `from`, which are there, and writes a value for each block, for which there is
+            // room; both stay until the stream has ended.
+            unsafe { summing.launch(from, length as u64, blocks, &mut partial, stream) }
+        })?;
+        Ok(Some(Tables::get().join(&partial)))
     }
 
     fn flush(&self) -> Result<()> {
@@ -375,7 +542,13 @@ mod tests {
             Err(other) => panic!("{other}"),
         }
         if let Ok(count) = count() {
-            assert_eq!(open(count).unwrap_err(), Error::NoDevice { ordinal: count, count });
+            assert_eq!(
+                open(count).unwrap_err(),
+                Error::NoDevice {
+                    ordinal: count,
+                    count
+                }
+            );
         }
     }
 }

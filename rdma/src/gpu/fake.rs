@@ -34,19 +34,22 @@ pub struct Counts {
     pub allocations: AtomicUsize,
     /// Pieces of pinned memory that exist.
     pub pins: AtomicUsize,
+    /// Bytes that it computed checksums of.
+    pub summed: AtomicU64,
 }
 
 impl FakeGpu {
-    /// One that exports its memory, or one that does not.
-    pub fn create(exports: bool) -> (Gpu, Arc<Counts>) {
+    /// One that can do all that GPUs can, or one that can do the least.
+    pub fn create(able: bool) -> (Gpu, Arc<Counts>) {
         let counts = Arc::<Counts>::default();
         let driver = Self {
             info: GpuInfo {
                 name: "fake".to_owned(),
                 pci_address: None,
                 numa_node: None,
-                exports,
-                reads_files: exports,
+                exports: able,
+                reads_files: able,
+                sums: able,
             },
             counts: Arc::clone(&counts),
         };
@@ -61,14 +64,17 @@ impl Driver for FakeGpu {
 
     fn allocate(&self, length: usize) -> Result<Arc<dyn Allocation>> {
         static NEXT: AtomicU64 = AtomicU64::new(0x70_0000_0000_0000);
-        let file = rustix::fs::memfd_create("fake-gpu", MemfdFlags::CLOEXEC).map_err(|error| failed("allocate memory", &error.into()))?;
+        let file = rustix::fs::memfd_create("fake-gpu", MemfdFlags::CLOEXEC)
+            .map_err(|error| failed("allocate memory", &error.into()))?;
         let file = File::from(file);
-        file.set_len(length as u64).map_err(|error| failed("allocate memory", &error))?;
+        file.set_len(length as u64)
+            .map_err(|error| failed("allocate memory", &error))?;
         self.counts.allocations.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(Piece {
             file,
             address: NEXT.fetch_add(1 << 40, Ordering::SeqCst),
             length,
+            sums: self.info.sums,
             counts: Arc::clone(&self.counts),
         }))
     }
@@ -95,6 +101,7 @@ struct Piece {
     file: File,
     address: u64,
     length: usize,
+    sums: bool,
     counts: Arc<Counts>,
 }
 
@@ -118,20 +125,47 @@ impl Allocation for Piece {
     }
 
     fn export(&self) -> Result<(OwnedFd, u64)> {
-        let file = self.file.try_clone().map_err(|error| failed("export memory", &error))?;
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|error| failed("export memory", &error))?;
         Ok((file.into(), 0))
     }
 
     fn write(&self, at: usize, from: &[u8]) -> Result<()> {
         self.check(at, from.len())?;
-        self.counts.copied_in.fetch_add(from.len() as u64, Ordering::SeqCst);
-        self.file.write_all_at(from, at as u64).map_err(|error| failed("copy", &error))
+        self.counts
+            .copied_in
+            .fetch_add(from.len() as u64, Ordering::SeqCst);
+        self.file
+            .write_all_at(from, at as u64)
+            .map_err(|error| failed("copy", &error))
     }
 
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
         self.check(at, into.len())?;
-        self.counts.copied_out.fetch_add(into.len() as u64, Ordering::SeqCst);
-        self.file.read_exact_at(into, at as u64).map_err(|error| failed("copy", &error))
+        self.counts
+            .copied_out
+            .fetch_add(into.len() as u64, Ordering::SeqCst);
+        self.file
+            .read_exact_at(into, at as u64)
+            .map_err(|error| failed("copy", &error))
+    }
+
+    fn checksum(&self, at: usize, length: usize) -> Result<Option<u64>> {
+        if !self.sums {
+            return Ok(None);
+        }
+        self.counts.summed.fetch_add(length as u64, Ordering::SeqCst);
+        let mut bytes = vec![0; length];
+        self.check(at, length)?;
+        self.file
+            .read_exact_at(&mut bytes, at as u64)
+            .map_err(|error| failed("compute a checksum", &error))?;
+        Ok(Some(crc_fast::checksum(
+            crc_fast::CrcAlgorithm::Crc64Nvme,
+            &bytes,
+        )))
     }
 
     fn flush(&self) -> Result<()> {

@@ -24,7 +24,16 @@ impl Mapped {
         let length = (length + skip as usize).next_multiple_of(page as usize);
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a new mapping touches nothing that exists.
-        let start = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, flags, file, offset - skip) }?;
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ,
+                flags,
+                file,
+                offset - skip,
+            )
+        }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok((Self { start, length }, skip as usize))
     }
@@ -54,13 +63,18 @@ mod tests {
 
     #[test]
     fn any_part_of_a_file_is_mapped() {
-        let mut file = File::from(rustix::fs::memfd_create("mapped", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        let mut file =
+            File::from(rustix::fs::memfd_create("mapped", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
         let bytes: Vec<u8> = (0..20_000_u32).map(|number| (number % 251) as u8).collect();
         file.write_all(&bytes).unwrap();
         for (offset, length) in [(0, 20_000), (1, 10), (4096, 4096), (4095, 2), (12_345, 7_655)] {
             let (mapped, skip) = Mapped::new(&file, offset, length).unwrap();
             let from = offset as usize;
-            assert_eq!(mapped[skip..skip + length], bytes[from..from + length], "{offset} {length}");
+            assert_eq!(
+                mapped[skip..skip + length],
+                bytes[from..from + length],
+                "{offset} {length}"
+            );
         }
     }
 }

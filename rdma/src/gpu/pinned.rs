@@ -110,7 +110,10 @@ impl Device for PinningDevice {
     }
 
     fn register(&self, pages: Pages, purpose: Purpose) -> Result<Memory> {
-        Ok(pinned(&**self.gpu.driver(), self.device.register(pages, purpose)?))
+        Ok(pinned(
+            &**self.gpu.driver(),
+            self.device.register(pages, purpose)?,
+        ))
     }
 
     fn try_dma_buf(&self, dma_buf: &DmaBuf<'_>) -> Result<()> {

@@ -9,7 +9,8 @@ use super::{
     windows,
 };
 use crate::fabric::{
-    self, Device, DeviceInfo, Direction, DmaBuf, Error, Memory, Pages, Purpose, Registration, Result, Unavailable, Usage,
+    self, Device, DeviceInfo, Direction, DmaBuf, Error, Memory, Pages, Purpose, Registration, Result,
+    Unavailable, Usage,
 };
 use std::{
     collections::HashMap,

@@ -77,7 +77,11 @@ impl Region {
     /// # Safety
     /// With rights for a peer to write it, nobody relies on what is in it before the region is released. The exporter keeps
     /// the memory of an open dma-buf, and the region keeps that open.
-    pub(super) unsafe fn of_dma_buf(context: &Arc<Context>, dma_buf: &DmaBuf<'_>, access: c_int) -> Result<Self> {
+    pub(super) unsafe fn of_dma_buf(
+        context: &Arc<Context>,
+        dma_buf: &DmaBuf<'_>,
+        access: c_int,
+    ) -> Result<Self> {
         let doing = "register memory behind another device";
         let register = context.verbs.ibv_reg_dmabuf_mr.ok_or_else(|| Error::Device {
             doing,

@@ -12,7 +12,8 @@ use super::{
     windows::{self, MemoryWindow, Opening},
 };
 use crate::fabric::{
-    self, Connection, Direction, DmaBuf, Error, Exposed, Memory, QpAddress, Registration, Remote, Result, Window,
+    self, Connection, Direction, DmaBuf, Error, Exposed, Memory, QpAddress, Registration, Remote, Result,
+    Window,
 };
 use futures::{FutureExt, future::BoxFuture};
 use shared::{KEPT, State};

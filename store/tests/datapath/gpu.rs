@@ -87,7 +87,12 @@ async fn fetch(
     in_time(client.get_into_gpu(BUCKET, key, range, &always, memory, START..START + length)).await
 }
 
-async fn store(client: &Client, key: &str, memory: GpuMemory, length: usize) -> (GpuMemory, Result<Sent, Error>) {
+async fn store(
+    client: &Client,
+    key: &str,
+    memory: GpuMemory,
+    length: usize,
+) -> (GpuMemory, Result<Sent, Error>) {
     let (headers, always) = (ObjectHeaders::default(), Condition::default());
     in_time(client.put_from_gpu(BUCKET, key, &headers, &always, memory, START..START + length)).await
 }
@@ -100,17 +105,28 @@ async fn round_trips(client: &Client, gpu: &Gpu, via: Via, staged: Option<&str>)
         let memory = filled(gpu, START + size + 100, &content);
         let (memory, sent) = store(client, &key, memory, size).await;
         let sent = sent.unwrap();
-        assert_eq!((sent.written.moved.bytes, sent.written.crc64nvme), (size as u64, Some(crc)), "{size}");
+        assert_eq!(
+            (sent.written.moved.bytes, sent.written.crc64nvme),
+            (size as u64, Some(crc)),
+            "{size}"
+        );
         if size > 0 {
             assert_eq!(sent.written.moved.via, via, "{size}");
             expect_staged(&sent.staged, staged);
         }
-        assert!(held(&memory)[START..START + size] == content, "a PUT changes nothing");
+        assert!(
+            held(&memory)[START..START + size] == content,
+            "a PUT changes nothing"
+        );
         memory.allocation().write(0, &vec![0xdd; memory.len()]).unwrap();
         let (memory, landed) = fetch(client, &key, None, memory, size + 50).await;
         let landed = landed.unwrap();
         assert_eq!((landed.moved.bytes, landed.head.size), (size as u64, size as u64));
-        assert_eq!((landed.head.crc64nvme, landed.moved.checksum), (Some(crc), Some(crc)), "{size}");
+        assert_eq!(
+            (landed.head.crc64nvme, landed.moved.checksum),
+            (Some(crc), Some(crc)),
+            "{size}"
+        );
         assert_eq!(landed.head.etag, sent.written.etag);
         if size > 0 {
             assert_eq!(landed.moved.via, via, "{size}");
@@ -119,7 +135,10 @@ async fn round_trips(client: &Client, gpu: &Gpu, via: Via, staged: Option<&str>)
         let now = held(&memory);
         assert!(now[START..START + size] == content, "{size}");
         assert!(
-            now[..START].iter().chain(&now[START + size..]).all(|byte| *byte == 0xdd),
+            now[..START]
+                .iter()
+                .chain(&now[START + size..])
+                .all(|byte| *byte == 0xdd),
             "nothing beside was touched ({size})"
         );
         if size > 4097 {
@@ -159,11 +178,37 @@ async fn a_nic_that_reaches_the_gpu_moves_bytes_without_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_on_the_wire_is_found_in_the_gpu() {
+    let pair = Pair::start().await;
+    let client = pair.client(Policy::Require);
+    let (gpu, counts) = FakeGpu::create(true);
+    let content = pattern(1, 3 * MIB);
+    put(&client, "k", &content).await;
+    let summed = || counts.summed.load(Ordering::SeqCst);
+    for after in [0, 2] {
+        let before = summed();
+        pair.server.inject(after, Effect::Corrupt);
+        let (memory, landed) = fetch(&client, "k", None, memory_of(&gpu, &[]), content.len()).await;
+        assert!(matches!(landed, Err(Error::Damaged)), "{landed:?}");
+        assert_eq!(summed() - before, content.len() as u64);
+        let (memory, landed) = fetch(&client, "k", None, memory, content.len()).await;
+        assert_eq!(landed.unwrap().staged, None);
+        assert!(held(&memory)[START..START + content.len()] == content);
+        pair.server.inject(after, Effect::Corrupt);
+        let (_, sent) = store(&client, "new", memory, content.len()).await;
+        assert_eq!(sent.unwrap_err().code(), Some("BadDigest"));
+    }
+    pair.node.keeps_files(1, "nothing damaged was stored").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_once_end_each_with_its_own_immediate() {
     let pair = Pair::start().await;
     let client = pair.client(Policy::Require);
     let (gpu, _) = FakeGpu::create(true);
-    let contents: Vec<_> = (0..8).map(|number| pattern(number, 2 * MIB + number as usize)).collect();
+    let contents: Vec<_> = (0..8)
+        .map(|number| pattern(number, 2 * MIB + number as usize))
+        .collect();
     for (number, content) in contents.iter().enumerate() {
         put(&client, &number.to_string(), content).await;
     }
@@ -216,7 +261,13 @@ async fn what_the_nic_does_not_reach_is_staged_and_said_so() {
 async fn a_driver_that_exports_nothing_is_staged_for() {
     let pair = Pair::start().await;
     let (gpu, _) = FakeGpu::create(false);
-    round_trips(&pair.client(Policy::Require), &gpu, Via::Rdma, Some("exports no memory")).await;
+    round_trips(
+        &pair.client(Policy::Require),
+        &gpu,
+        Via::Rdma,
+        Some("exports no memory"),
+    )
+    .await;
     assert_eq!(pair.node.moved_by_http(), (0, 0));
 }
 
@@ -224,7 +275,13 @@ async fn a_driver_that_exports_nothing_is_staged_for() {
 async fn without_rdma_bytes_come_by_http_where_that_is_allowed() {
     let node = Node::start(None, Limits::default()).await;
     let (gpu, _) = gpu_of_this_run();
-    round_trips(&node.client(None, Policy::Prefer), &gpu, Via::Http, Some("no RDMA device")).await;
+    round_trips(
+        &node.client(None, Policy::Prefer),
+        &gpu,
+        Via::Http,
+        Some("no RDMA device"),
+    )
+    .await;
     let client = node.client(None, Policy::Require);
     let memory = gpu.allocate(MIB).unwrap();
     let (memory, landed) = fetch(&client, "gpu-1", None, memory, 100).await;
@@ -248,7 +305,10 @@ async fn memory_that_rdma_uses_is_pinned_for_the_gpu_as_long_as_it_is_kept() {
     let pair = Pair::start().await;
     pair.nic.set_takes_dma_buf(false);
     let (gpu, counts) = FakeGpu::create(true);
-    let rails = Rails::watch(Pinning::new(One(pair.nic.clone()), gpu.clone()), Duration::from_secs(60));
+    let rails = Rails::watch(
+        Pinning::new(One(pair.nic.clone()), gpu.clone()),
+        Duration::from_secs(60),
+    );
     let client = client_of(&pair.node.endpoint, None, |options| {
         options.policy = Policy::Require;
         options.rails = Some(rails.clone());
@@ -266,12 +326,22 @@ async fn memory_that_rdma_uses_is_pinned_for_the_gpu_as_long_as_it_is_kept() {
     // Memory of callers is too, and is memory of the same device to all else.
     let own = client.memory(MIB, None).await.unwrap();
     let (own, read) = client
-        .get_into_memory(BUCKET, "k", Some(Range::Suffix { length: 100 }), &Condition::default(), own, 0..100)
+        .get_into_memory(
+            BUCKET,
+            "k",
+            Some(Range::Suffix { length: 100 }),
+            &Condition::default(),
+            own,
+            0..100,
+        )
         .await;
     assert_eq!(read.unwrap().1.via, Via::Rdma);
     assert_eq!(own[..100], content[6 * MIB - 100..]);
     drop((own, client, rails));
-    eventually("pins end with the memory", || counts.pins.load(Ordering::SeqCst) == 0).await;
+    eventually("pins end with the memory", || {
+        counts.pins.load(Ordering::SeqCst) == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,12 +355,28 @@ async fn what_cannot_be_is_refused_and_the_memory_comes_back() {
         pair.nic.set_takes_dma_buf(!staged);
         let memory = filled(&gpu, MIB, &[]);
         let (memory, landed) = fetch(&client, "k", None, memory, 4999).await;
-        assert!(matches!(landed, Err(Error::Length { expected: 4999, got: 5000 })), "{landed:?}");
+        assert!(
+            matches!(
+                landed,
+                Err(Error::Length {
+                    expected: 4999,
+                    got: 5000
+                })
+            ),
+            "{landed:?}"
+        );
         let (memory, landed) = fetch(&client, "nothing", None, memory, 10).await;
         assert_eq!(landed.unwrap_err().code(), Some("NoSuchKey"));
         let outside = MIB - 10..MIB + 1;
-        let (memory, landed) = client.get_into_gpu(BUCKET, "k", None, &always, memory, outside).await;
-        assert!(landed.unwrap_err().to_string().contains("lie outside of GPU memory of 1048576 bytes"));
+        let (memory, landed) = client
+            .get_into_gpu(BUCKET, "k", None, &always, memory, outside)
+            .await;
+        assert!(
+            landed
+                .unwrap_err()
+                .to_string()
+                .contains("lie outside of GPU memory of 1048576 bytes")
+        );
         let (memory, landed) = fetch(&client, "k", None, memory, 5000).await;
         assert_eq!(landed.unwrap().staged.is_some(), staged);
         assert!(held(&memory)[START..START + 5000] == pattern(1, 5000));
@@ -307,7 +393,11 @@ async fn a_connection_that_breaks_is_made_again_and_no_half_object_stays() {
     for after in [0, 2, 4] {
         pair.server.inject(after, Effect::Fail);
         let (returned, sent) = store(&client, "k", memory_of(&gpu, &content), content.len()).await;
-        assert_eq!(sent.unwrap().staged, None, "a write that was not performed is repeated");
+        assert_eq!(
+            sent.unwrap().staged,
+            None,
+            "a write that was not performed is repeated"
+        );
         drop(returned);
         pair.server.inject(after, Effect::KillPeer);
         let (returned, landed) = fetch(&client, "k", None, memory_of(&gpu, &[]), content.len()).await;
@@ -334,7 +424,10 @@ async fn a_caller_that_goes_away_leaves_nothing_behind() {
         let waited = tokio::time::timeout(Duration::from_millis(300), read).await;
         assert!(waited.is_err(), "it hangs");
     }
-    eventually("the memory is free", || counts.allocations.load(Ordering::SeqCst) == 0).await;
+    eventually("the memory is free", || {
+        counts.allocations.load(Ordering::SeqCst) == 0
+    })
+    .await;
     pair.node.rests().await;
     let (via, read) = get(&client, "k", None).await;
     assert!(via == Via::Rdma && read == pattern(1, 5 * MIB));

@@ -15,8 +15,17 @@ fn gpu() -> Gpu {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lent_files_reach_the_gpu_in_one_copy_and_come_back() {
-    let (host, gpu) = (Host::start().await, gpu());
+async fn lent_files_reach_the_gpu_and_come_back() {
+    let gpu = gpu();
+    // By DMA from the page cache where the driver can, then by copies.
+    for reads_files in [true, false] {
+        gpu.set_reads_files(reads_files);
+        round_trips(&gpu).await;
+    }
+}
+
+async fn round_trips(gpu: &Gpu) {
+    let host = Host::start().await;
     let client = host.local();
     let (headers, always) = (ObjectHeaders::default(), Condition::default());
     for (number, size) in [0, 1, 4097, 4 << 20, (37 << 20) + 11].into_iter().enumerate() {

@@ -92,7 +92,10 @@ mod tests {
         let memory = device.register(Pages::new(1).unwrap(), Purpose::Staging).unwrap();
         // An operation on no bytes opens no window.
         let nowhere = Remote { address: 0, rkey: 0 };
-        from.write(memory, 0..0, nowhere, Some(immediate)).await.1.unwrap();
+        from.write(memory, 0..0, nowhere, Some(immediate))
+            .await
+            .1
+            .unwrap();
     }
 
     #[tokio::test]
@@ -105,8 +108,14 @@ mod tests {
         // The low half of a sequence number.
         arrivals.wait((5 << 32) | 7, &*here, SOON).await.unwrap();
         let again = arrivals.wait(7, &*here, SOON).await;
-        assert!(matches!(again, Err(Error::TimedOut(_))), "it is for one request: {again:?}");
-        let (waited, ()) = tokio::join!(arrivals.wait(9, &*here, Duration::from_secs(5)), send(&device, &there, 9));
+        assert!(
+            matches!(again, Err(Error::TimedOut(_))),
+            "it is for one request: {again:?}"
+        );
+        let (waited, ()) = tokio::join!(
+            arrivals.wait(9, &*here, Duration::from_secs(5)),
+            send(&device, &there, 9)
+        );
         waited.unwrap();
     }
 

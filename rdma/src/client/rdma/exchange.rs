@@ -48,7 +48,12 @@ pub(super) trait Landing: Send + Sized + 'static {
     /// The sessions that are for it.
     fn sessions(lane: &Lane) -> &Sessions;
     /// Opens a part of it.
-    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self>;
+    fn expose(
+        self,
+        queue_pair: Arc<dyn QueuePair>,
+        bytes: Range<usize>,
+        direction: Direction,
+    ) -> Opening<Self>;
 }
 
 impl Landing for Memory {
@@ -56,7 +61,12 @@ impl Landing for Memory {
         &lane.sessions
     }
 
-    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self> {
+    fn expose(
+        self,
+        queue_pair: Arc<dyn QueuePair>,
+        bytes: Range<usize>,
+        direction: Direction,
+    ) -> Opening<Self> {
         queue_pair.expose(self, bytes, direction)
     }
 }
@@ -66,7 +76,12 @@ impl Landing for GpuMemory {
         &lane.gpu_sessions
     }
 
-    fn expose(self, queue_pair: Arc<dyn QueuePair>, bytes: Range<usize>, direction: Direction) -> Opening<Self> {
+    fn expose(
+        self,
+        queue_pair: Arc<dyn QueuePair>,
+        bytes: Range<usize>,
+        direction: Direction,
+    ) -> Opening<Self> {
         Box::pin(async move { Exposed::foreign(queue_pair, self, &bytes, direction) })
     }
 }

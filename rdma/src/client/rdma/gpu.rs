@@ -47,7 +47,9 @@ impl Client {
             return (memory, Ok(Straight::Not(self.no_device())));
         };
         let length = bytes.len() as u64;
-        let (memory, outcome) = rdma.perform(&lane, request, memory, bytes, Direction::Written).await;
+        let (memory, outcome) = rdma
+            .perform(&lane, request, memory, bytes, Direction::Written)
+            .await;
         let outcome = outcome.and_then(|outcome| {
             Ok(match outcome {
                 Outcome::Moved(answer) => {
@@ -66,9 +68,10 @@ impl Client {
                         got: needed,
                     });
                 }
-                Outcome::Declined(Some(response)) => {
-                    Straight::Body(response, "the storage node sends this object as an HTTP body only".to_owned())
-                }
+                Outcome::Declined(Some(response)) => Straight::Body(
+                    response,
+                    "the storage node sends this object as an HTTP body only".to_owned(),
+                ),
                 Outcome::Declined(None) => Straight::Not("the storage node moves less at a time".to_owned()),
                 Outcome::Unavailable(error) | Outcome::NoSession(error) => Straight::Not(error.to_string()),
             })
@@ -97,7 +100,9 @@ impl Client {
                 Outcome::TooSmall { .. } => {
                     return Err(self.malformed("it found a PUT too large for its own window"));
                 }
-                Outcome::Declined(_) => Straight::Not("the storage node takes these bytes as an HTTP body only".to_owned()),
+                Outcome::Declined(_) => {
+                    Straight::Not("the storage node takes these bytes as an HTTP body only".to_owned())
+                }
                 Outcome::Unavailable(error) | Outcome::NoSession(error) => Straight::Not(error.to_string()),
             })
         });

@@ -6,7 +6,8 @@ use super::{
     region_of,
 };
 use crate::fabric::{
-    Connection, Direction, DmaBuf, Error, Exposed, Memory, Purpose, QpAddress, QueuePair, Remote, Result, Window,
+    Connection, Direction, DmaBuf, Error, Exposed, Memory, Purpose, QpAddress, QueuePair, Remote, Result,
+    Window,
 };
 use futures::future::{BoxFuture, FutureExt};
 use std::{
