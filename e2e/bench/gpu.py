@@ -17,9 +17,10 @@ def has_gpu():
     return pathlib.Path("/proc/driver/nvidia/version").exists() or any(pathlib.Path("/dev").glob("nvidia[0-9]*"))
 
 
-def move(server, direction, socket):
+def move(server, direction, socket, *, by_dma=False):
     """Speed in GiB/s, and processor seconds per GiB of client and storage node."""
-    keys = {**os.environ, "AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET}
+    keys = {**os.environ, "AWS_ACCESS_KEY_ID": peers.KEY, "AWS_SECRET_ACCESS_KEY": peers.SECRET,
+            "GPU_READS_FILES": str(int(by_dma))}
     before = cpu_seconds(server.pid)
     work = [TRANSFER, server.url, direction, "bench", SIZE, TIMES, *([socket] if socket else [])]
     done = json.loads(shell([str(word) for word in work], env=keys))
@@ -32,7 +33,7 @@ def move(server, direction, socket):
     return gib / done["seconds"], done["cpu"] / gib, server_cpu / gib
 
 
-def measure(name, direction):
+def measure(name, direction, *, by_dma=False):
     if not has_gpu():
         print(f"==> {name} is not measured: this machine has no GPU", flush=True)
         return
@@ -44,17 +45,18 @@ def measure(name, direction):
         for _ in range(RUNS):
             ceiling = json.loads(shell([str(TRANSFER), "ceiling", str(SIZE), str(TIMES)]))
             pinned.append(ceiling["in_pinned" if direction == "get" else "out_pinned"] / GIB)
-            ours.append(move(server, direction, socket))
+            ours.append(move(server, direction, socket, by_dma=by_dma))
             http.append(move(server, direction, None))
     median = statistics.median
     speed, client, node = (median(values) for values in zip(*ours))
     http_speed, http_client, http_node = (median(values) for values in zip(*http))
-    note = (f"{ceiling['gpu']}; ours {min(ours)[0]:.2f} to {max(ours)[0]:.2f}; client {client:.3f} CPU s/GiB of it, "
-            f"by HTTP {http_client:.3f}")
+    note = (f"{ceiling['gpu']}; ours {min(ours)[0]:.2f} to {max(ours)[0]:.2f}; processor time is that of client and storage node, "
+            f"the client's {client:.3f} of ours")
     yield row(name, "GiB/s", round(speed, 3), "pinned copy by the driver", round(median(pinned), 3), runs=RUNS,
               cpu_ours=round(client + node, 3), note=note)
     yield row(name, "GiB/s", round(speed, 3), "our own HTTP", round(http_speed, 3), runs=RUNS,
               cpu_ours=round(client + node, 3), cpu_peer=round(http_client + http_node, 3), note=note)
 
 
-ROWS = [("gpu-get-local", lambda name: measure(name, "get")), ("gpu-put-local", lambda name: measure(name, "put"))]
+ROWS = [("gpu-get-local", lambda name: measure(name, "get")), ("gpu-get-dma", lambda name: measure(name, "get", by_dma=True)),
+        ("gpu-put-local", lambda name: measure(name, "put"))]

@@ -4,7 +4,7 @@
 //! gpu_transfer ENDPOINT get|put BUCKET SIZE TIMES [SOCKET]    objects, by the best way there is
 //! gpu_transfer ceiling SIZE TIMES                             the driver's own copies, from pinned and from other memory
 //! ```
-//! With `GPU_READS_FILES=0` lent files are copied into pinned memory, with 1 the GPU reads them from the page cache.
+//! With `GPU_READS_FILES=1` the GPU reads lent files from the page cache; else they are copied into pinned memory.
 //! The key pair comes from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. It prints one line of JSON.
 
 use penstock_rdma::{
@@ -55,9 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         socket: socket.first().copied(),
     };
     let gpu = cuda::open(0)?;
-    if let Ok(reads) = std::env::var("GPU_READS_FILES") {
-        gpu.set_reads_files(reads == "1");
-    }
+    gpu.set_reads_files(std::env::var("GPU_READS_FILES").is_ok_and(|value| value == "1"));
     transfer(&gpu, &work).await
 }
 

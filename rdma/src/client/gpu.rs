@@ -27,10 +27,10 @@ use std::{
 };
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Pieces of a staged transfer that are read, summed or copied at the same time.
-const DEPTH: usize = 8;
-/// Bytes of a piece of a lent file: to lock its pages costs little against copying them.
-const PIECE: usize = 16 << 20;
+/// Bytes of a piece of a lent file that the GPU reads, and how many it reads at a time. Locking pages is what takes long, and more of it
+/// at a time takes longer.
+const MAPPED: usize = 64 << 20;
+const MAPPED_DEPTH: usize = 2;
 /// Fewer bytes are copied sooner than mapped and locked.
 const WORTH_MAPPING: usize = 256 << 10;
 
@@ -297,7 +297,12 @@ impl Target {
 
 /// What was lent, several pieces at a time: straight from the page cache, or read into pinned memory and copied from there.
 fn lent_pieces(lent: Lent, to: Target) -> BoxStream<'static, Copied> {
-    stream::iter(pieces_of(&lent))
+    let (piece, depth) = if to.gpu.reads_files() {
+        (MAPPED, MAPPED_DEPTH)
+    } else {
+        (CHUNK, depth())
+    };
+    stream::iter(pieces_of(&lent, piece))
         .map(move |(at, length)| {
             let (to, lent) = (to.clone(), lent.clone());
             async move {
@@ -311,18 +316,18 @@ fn lent_pieces(lent: Lent, to: Target) -> BoxStream<'static, Copied> {
                 blocking(move || read_and_copy(&mut chunk, &lent, at, length, &to)).await
             }
         })
-        .buffered(DEPTH)
+        .buffered(depth)
         .boxed()
 }
 
 /// Where the pieces of what was lent begin in it, and how long they are; none lies in two files.
-fn pieces_of(lent: &Lent) -> Vec<(u64, usize)> {
+fn pieces_of(lent: &Lent, piece: usize) -> Vec<(u64, usize)> {
     let (mut pieces, mut begin) = (Vec::new(), 0);
     for extent in lent.extents() {
-        let starts = (0..extent.length).step_by(PIECE);
+        let starts = (0..extent.length).step_by(piece);
         pieces.extend(starts.map(|at| {
             let left = usize::try_from(extent.length - at).unwrap_or(usize::MAX);
-            (begin + at, left.min(PIECE))
+            (begin + at, left.min(piece))
         }));
         begin += extent.length;
     }
@@ -378,7 +383,7 @@ fn body_pieces(body: BoxStream<'static, Result<Bytes>>, to: Target) -> BoxStream
     stream::unfold(state, |mut state| async move {
         loop {
             let next = match &mut state.body {
-                Some(body) if state.under_way.len() < DEPTH => {
+                Some(body) if state.under_way.len() < depth() => {
                     tokio::select! {
                         biased;
                         Some(copied) = state.under_way.next(), if !state.under_way.is_empty() => {
@@ -447,6 +452,11 @@ impl AsRef<[u8]> for Filled {
     fn as_ref(&self) -> &[u8] {
         &self.chunk[..self.length]
     }
+}
+
+/// Pieces that processors read, sum up or copy at the same time. More than eight move no more on a GPU of 55 GB/s, and wait for each other.
+fn depth() -> usize {
+    std::thread::available_parallelism().map_or(4, |processors| processors.get().clamp(4, 8))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
