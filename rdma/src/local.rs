@@ -12,6 +12,7 @@
 //! ended: descriptors travel with the first byte of a request or of an answer (`SCM_RIGHTS`), and are collected when its
 //! headers are there.
 
+mod copy;
 mod file;
 mod lent;
 mod message;

@@ -211,28 +211,16 @@ impl Client {
             .head
             .crc64nvme
             .filter(|_| whole && self.inner.options.verify_lent);
-        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut at = 0;
-        // Piece by piece, so that the checksum finds the bytes in the processor's cache.
-        for piece in buffer[..length].chunks_mut(256 << 10) {
-            let got = lent.read_into(piece, at).await.map_err(read_failed)?;
-            if got < piece.len() {
-                return Err(read_failed(io::ErrorKind::UnexpectedEof.into()));
-            }
-            at += got as u64;
-            if expected.is_some() {
-                digest.update(piece);
-            }
+        let copied = lent.copy_into(&mut buffer[..length], expected.is_some()).await;
+        if copied.map_err(read_failed)? != expected {
+            return Err(Error::Damaged);
         }
-        match expected {
-            Some(expected) if digest.finalize() != expected => Err(Error::Damaged),
-            _ => Ok(Moved {
-                via: Via::Shm,
-                bytes: lent.len(),
-                elapsed: begun.elapsed(),
-                checksum: expected,
-            }),
-        }
+        Ok(Moved {
+            via: Via::Shm,
+            bytes: lent.len(),
+            elapsed: begun.elapsed(),
+            checksum: expected,
+        })
     }
 
     /// Writes an object from a part of a file, which must not change meanwhile (if it does, what is stored is whatever was
