@@ -48,7 +48,7 @@ pub(super) fn of(options: &Options) -> Option<Arc<local::Local<Outgoing>>> {
 /// What became of a request that was to be sent over the socket.
 pub(super) enum Local {
     Answered(Response<Incoming>),
-    /// There is no socket, or nobody answers there.
+    /// There is no socket, or nobody answers there. It is not signed.
     NotSent(http::Request<Outgoing>),
 }
 
@@ -79,23 +79,31 @@ impl Client {
         &self,
         request: &Request,
         message: http::Request<Outgoing>,
+        identity: &local::Identity<'_>,
     ) -> std::result::Result<Local, Failure> {
         let Some(local) = self.inner.local.as_ref().filter(|local| local.is_known()) else {
             return self.not_sent(request, message, "no socket of it is known on this host");
         };
-        match local.send(message, request.handed.as_ref()).await {
+        match local
+            .send_as(Some(identity), message, request.handed.as_ref())
+            .await
+        {
             Ok(response) => Ok(Local::Answered(response)),
             Err(local::Failure::NotSent(message, error)) => self.not_sent(
                 request,
                 *message,
                 &format!("its socket on this host does not answer ({error})"),
             ),
-            Err(local::Failure::Broken(error)) => Err(Failure {
-                error: self.unreachable(error),
-                performed: true,
-                repeatable: true,
-                headers: Box::default(),
-            }),
+            Err(local::Failure::Broken(error)) => match error.downcast::<Error>() {
+                // It could not be signed.
+                Ok(error) => Err((*error).into()),
+                Err(error) => Err(Failure {
+                    error: self.unreachable(error),
+                    performed: true,
+                    repeatable: true,
+                    headers: Box::default(),
+                }),
+            },
         }
     }
 

@@ -238,7 +238,7 @@ pub(super) async fn get_object(
         },
         headers,
     );
-    source.lend(front, info.size, &mut answer)?;
+    source.lend(front, &mut answer)?;
     Ok(answer)
 }
 
@@ -250,7 +250,7 @@ fn tag_of(info: &ObjectInfo) -> Precondition {
 }
 
 /// An answer to a read; a 304 carries the entity tag (RFC 9110, 15.4.5), a 416 the size.
-fn read_error(error: Error, asked: &Precondition) -> S3Error {
+pub(super) fn read_error(error: Error, asked: &Precondition) -> S3Error {
     let header = match &error {
         Error::NotModified(_) => asked
             .if_none_match
