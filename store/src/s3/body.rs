@@ -155,7 +155,16 @@ struct Check {
     metrics: Metrics,
 }
 
-/// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds.
+/// A request's body for the engine.
+pub(super) struct Incoming {
+    pub body: Body,
+    pub computed: Computed,
+    /// What the engine must find.
+    pub crc64nvme: Option<u64>,
+}
+
+/// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds, but for the
+/// one that is left to the engine.
 pub(super) fn incoming(
     blob: Option<StreamingBlob>,
     sent: Sent,
@@ -163,7 +172,13 @@ pub(super) fn incoming(
     trailers: Option<TrailingHeaders>,
     metrics: &Metrics,
     via: Via,
-) -> S3Result<(Body, Computed)> {
+) -> S3Result<Incoming> {
+    let mut sent = sent;
+    // Engines compute it anyway.
+    let crc64nvme = sent.crc64nvme.as_deref().and_then(convert::parse_crc64);
+    if crc64nvme.is_some() {
+        sent.crc64nvme = None;
+    }
     if let Some(md5) = &sent.content_md5
         && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
     {
@@ -210,7 +225,11 @@ pub(super) fn incoming(
         via,
         metrics: metrics.clone(),
     };
-    Ok((stream::unfold(check, next).boxed(), computed))
+    Ok(Incoming {
+        body: stream::unfold(check, next).boxed(),
+        computed,
+        crc64nvme,
+    })
 }
 
 async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {

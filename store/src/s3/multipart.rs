@@ -3,7 +3,7 @@
 
 use super::{
     Front,
-    body::{self, Arriving, Sent},
+    body::{self, Arriving, Incoming, Sent},
     convert::{self, Written},
     error, object,
 };
@@ -117,7 +117,11 @@ pub(super) async fn upload_part(
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
     };
-    let (body, computed) = body::incoming(
+    let Incoming {
+        body,
+        computed,
+        crc64nvme,
+    } = body::incoming(
         blob,
         sent,
         &request.headers,
@@ -128,6 +132,7 @@ pub(super) async fn upload_part(
     let options = PartOptions {
         size: Some(size),
         tag_of: body::tag_of(&request.headers)?,
+        crc64nvme,
     };
     let stored = front
         .engine
@@ -141,7 +146,7 @@ pub(super) async fn upload_part(
             e_tag: Some(convert::etag(&part.etag)),
             checksum_crc32: sum.checksum_crc32,
             checksum_crc32c: sum.checksum_crc32c,
-            checksum_crc64nvme: sum.checksum_crc64nvme,
+            checksum_crc64nvme: sum.checksum_crc64nvme.or(body::crc64(crc64nvme)),
             checksum_sha1: sum.checksum_sha1,
             checksum_sha256: sum.checksum_sha256,
             ..Default::default()

@@ -2,7 +2,7 @@
 
 use super::{
     Front,
-    body::{self, Arriving, Sent},
+    body::{self, Arriving, Incoming, Sent},
     convert::{self, Written},
     error, lend,
 };
@@ -90,7 +90,11 @@ pub(super) async fn put_object(
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
     };
-    let (body, computed) = body::incoming(
+    let Incoming {
+        body,
+        computed,
+        crc64nvme,
+    } = body::incoming(
         blob,
         sent,
         &request.headers,
@@ -111,6 +115,7 @@ pub(super) async fn put_object(
         precondition: convert::precondition(input.if_match, input.if_none_match),
         size: Some(size),
         tag_of: body::tag_of(&request.headers)?,
+        crc64nvme,
     };
     let stored = front.engine.put(&object, options, body).await;
     receipt.drained().await;

@@ -1,6 +1,6 @@
 //! The gateway before a storage node: the same answers, the bytes by the way that was promised, and no part for the whole.
 
-mod raw;
+pub mod raw;
 
 use crate::{
     body,

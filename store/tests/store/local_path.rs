@@ -105,7 +105,7 @@ impl Host {
         client(&self.endpoint, options)
     }
 
-    fn local(&self) -> Client {
+    pub fn local(&self) -> Client {
         self.client(self.options())
     }
 
