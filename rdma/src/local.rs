@@ -5,7 +5,8 @@
 //!         ◀── 200, x-penstock-lent, descriptors ── (read-only, of the data files)
 //!  client ── PUT, x-penstock-handed, descriptor ─▶ (a sealed memfd or a file, which the node copies in)
 //! ```
-//! Requests are ordinary S3 with ordinary signatures, so there is no second parser and no second authorisation.
+//! Requests are ordinary S3 with ordinary signatures, so there is no second authorisation; GetObject goes without its signature on
+//! a connection that was signed for ([`CONNECT`]).
 //! `docs/local-path.md` is the specification.
 //!
 //! Which descriptor belongs to which message is exact, because neither side begins a message before the one before it has

@@ -48,9 +48,11 @@ impl S3Access for Access {
                 "The request is not signed; sign it with AWS Signature Version 4."
             ));
         };
-        // What may be asked without a signature later on is what this operation is.
+        // What may be asked without a signature later on is what this operation is. A signature in a query proves nothing of
+        // headers.
+        let is_plain = context.s3_op().name() == "GetObject" && context.uri().query().is_none();
         let presented = context.headers().get(CONNECT).cloned();
-        if let Some(presented) = presented.filter(|_| context.s3_op().name() == "GetObject")
+        if let Some(presented) = presented.filter(|_| is_plain)
             && is_signed(context.headers(), &CONNECT)
             && let Some(peer) = context.extensions_mut().get::<Arc<Peer>>()
         {

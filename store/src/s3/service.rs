@@ -14,6 +14,7 @@ use crate::{
 use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 use penstock_rdma::{Credentials, local::NODE_ID};
+use percent_encoding::percent_decode_str;
 use s3s::{
     Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
     config::{S3Config, StaticConfigProvider},
@@ -174,6 +175,19 @@ fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
         return Some(S3Error::with_message(
             S3ErrorCode::NotImplemented,
             "Uploads by HTML form are not implemented.",
+        ));
+    }
+    // s3s believes the signature in the query then, and the list of signed headers in the other one would be believed of it.
+    let is_presigned = request.uri().query().is_some_and(|query| {
+        let mut names = query
+            .split('&')
+            .map(|pair| pair.split('=').next().unwrap_or(pair));
+        names.any(|name| percent_decode_str(name).eq(b"X-Amz-Signature".iter().copied()))
+    });
+    if is_presigned && request.headers().contains_key(header::AUTHORIZATION) {
+        return Some(S3Error::with_message(
+            S3ErrorCode::InvalidArgument,
+            "Only one auth mechanism allowed: sign in the query or in the Authorization header.",
         ));
     }
     // Signature Version 2 rests on SHA-1.

@@ -1,7 +1,7 @@
 //! Connections that were signed for: what is answered on them without a signature, and that nothing else is.
 
 use crate::{
-    gateway::raw::signature,
+    gateway::raw::{presigned, signature},
     local_path::Host,
     node::{ACCESS, SECRET},
     pattern,
@@ -163,6 +163,25 @@ async fn only_a_signature_over_its_own_challenge_binds_a_connection() {
             "{}",
             unsigned.body
         );
+        assert!(one.bare(path, &challenge, &[]).is_unbound());
+
+        // A signature in the query is given to others; what another header says beside it was signed by nobody.
+        let query = presigned(&uri, (ACCESS, SECRET));
+        let given = format!("{path}?{query}");
+        let forged = "AWS4-HMAC-SHA256 Credential=x/20200101/us-east-1/s3/aws4_request, \
+                      SignedHeaders=host;x-penstock-local-connect, Signature=0";
+        let asked = [(LEND, "only"), (CONNECT, challenge.as_str())];
+        assert_eq!(
+            one.ask("GET", &given, &asked[..1]).status,
+            200,
+            "it is a good one"
+        );
+        let both = [asked[0], asked[1], ("authorization", forged)];
+        let both = one.ask("GET", &given, &both);
+        assert!(both.status == 400 && !both.is_bound(), "{}", both.body);
+        let hidden = given.replace("X-Amz-Signature", "X-Amz%2DSignature");
+        let hidden = one.ask("GET", &hidden, &[asked[0], asked[1], ("authorization", forged)]);
+        assert!(hidden.status >= 400 && !hidden.is_bound(), "{}", hidden.body);
         assert!(one.bare(path, &challenge, &[]).is_unbound());
 
         let bound = one.signed(path, &[(CONNECT, &challenge)]);

@@ -3,12 +3,12 @@
 use crate::node::{ACCESS, SECRET};
 use aws_sigv4::{
     http_request::{
-        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-        UriPathNormalizationMode, sign,
+        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation,
+        SigningInstructions, SigningSettings, UriPathNormalizationMode, sign,
     },
     sign::v4,
 };
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -100,6 +100,7 @@ impl Request {
         let signed: Vec<_> = amz.chain([("content-length", length.as_str())]).collect();
         signature(self.method, &uri, &signed, &self.body, self.key)
     }
+
     pub async fn begin_without_body(&self, endpoint: &str) -> TcpStream {
         let host = endpoint.trim_start_matches("http://");
         let mut stream = TcpStream::connect(host).await.unwrap();
@@ -128,14 +129,52 @@ pub fn signature(
     body: &[u8],
     key: Option<(&str, &str)>,
 ) -> Vec<(String, String)> {
-    let Some((access, secret)) = key else {
+    let Some(key) = key else {
         return Vec::new();
     };
+    let signed = signed(
+        (method, uri),
+        headers,
+        SignableBody::Bytes(body),
+        key,
+        SignatureLocation::Headers,
+    );
+    let headers = signed.into_parts().0;
+    headers
+        .iter()
+        .map(|header| (header.name().to_owned(), header.value().to_owned()))
+        .collect()
+}
+
+/// The query that signs a GET of a URL, for whoever has it.
+pub fn presigned(uri: &str, key: (&str, &str)) -> String {
+    let place = SignatureLocation::QueryParams;
+    let signed = signed(("GET", uri), &[], SignableBody::UnsignedPayload, key, place);
+    let parameters = signed.into_parts().1;
+    let pairs: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.replace('/', "%2F")))
+        .collect();
+    pairs.join("&")
+}
+
+fn signed(
+    (method, uri): (&str, &str),
+    headers: &[(&str, &str)],
+    body: SignableBody<'_>,
+    (access, secret): (&str, &str),
+    place: SignatureLocation,
+) -> SigningInstructions {
     let identity = aws_credential_types::Credentials::new(access, secret, None, None, "test").into();
     let mut settings = SigningSettings::default();
     settings.percent_encoding_mode = PercentEncodingMode::Single;
     settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    settings.signature_location = place;
+    if place == SignatureLocation::QueryParams {
+        settings.expires_in = Some(Duration::from_secs(60));
+    } else {
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    }
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region("us-east-1")
@@ -145,14 +184,8 @@ pub fn signature(
         .build()
         .unwrap()
         .into();
-    let signed = headers.iter().copied();
-    let request = SignableRequest::new(method, uri, signed, SignableBody::Bytes(body)).unwrap();
-    let (instructions, _) = sign(request, &params).unwrap().into_parts();
-    let headers = instructions.into_parts().0;
-    headers
-        .iter()
-        .map(|header| (header.name().to_owned(), header.value().to_owned()))
-        .collect()
+    let request = SignableRequest::new(method, uri, headers.iter().copied(), body).unwrap();
+    sign(request, &params).unwrap().into_parts().0
 }
 
 /// The next answer, whose body has a length or ends with the connection.
