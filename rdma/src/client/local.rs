@@ -64,6 +64,17 @@ impl Client {
         self.has_socket()
     }
 
+    /// Why the socket that is known leads nowhere; `None` when somebody answers there.
+    pub(super) async fn why_not_local(&self) -> Option<String> {
+        let mut request = Request::service(Method::GET);
+        request.local_only = true;
+        match self.fetch(&request).await {
+            Ok(_) | Err(Error::Refused { .. }) => None,
+            Err(Error::NoFastPath { cause, .. }) => Some(cause),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
     fn has_socket(&self) -> bool {
         self.inner.local.as_ref().is_some_and(|local| local.is_known())
     }
