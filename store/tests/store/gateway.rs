@@ -224,6 +224,16 @@ async fn a_client_cannot_tell_the_gateway_from_the_storage_node() {
         ),
         ("unsigned", Request::new("GET", path).unsigned()),
         (
+            "wants the connection to speak for it",
+            Request::new("GET", path)
+                .unsigned()
+                .header("x-penstock-local-connect", "hello"),
+        ),
+        (
+            "wants the connection to speak for it later",
+            Request::new("GET", path).header("x-penstock-local-connect", "hello"),
+        ),
+        (
             "asks for descriptors itself",
             Request::new("GET", path).header("x-penstock-lend", "only"),
         ),
