@@ -9,7 +9,11 @@
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use crc_fast::{CrcAlgorithm, Digest};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 pub use penstock_rdma::local::{Extent, Hold, Lent, file_body};
 use std::{collections::BTreeMap, fmt, fs::File, io, ops::Range, time::SystemTime};
 
@@ -18,6 +22,9 @@ pub type Body = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// The outcome of an engine operation.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// The checksum that every engine keeps of an object, as [`Error::BadDigest`] calls it.
+pub const CRC64NVME: &str = "x-amz-checksum-crc64nvme";
 
 /// Where an object is: bucket and key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,13 +110,53 @@ pub struct Opened {
     pub range: Range<u64>,
     /// The bytes, in order, and then the end. Blocks, so it is read off the async threads. An error, even one in place of
     /// the end, means that what was read is not the object.
-    pub reader: Box<dyn io::Read + Send>,
+    pub reader: Box<dyn Summed>,
+}
+
+/// A reader that knows the checksum of what was read. Whoever compares bytes with their checksum computes it anyway, and doing
+/// so twice costs as much as reading them does.
+pub trait Summed: io::Read + Send {
+    /// CRC-64/NVME of all that was read until now.
+    fn crc64nvme(&self) -> u64;
+}
+
+/// A body that ends with [`Error::BadDigest`] when it does not have its checksum, for engines that compute none. Those that do
+/// compare it themselves.
+pub fn compared(body: Body, crc64nvme: Option<u64>) -> Body {
+    let Some(expected) = crc64nvme else {
+        return body;
+    };
+    let state = Some((body, Digest::new(CrcAlgorithm::Crc64Nvme)));
+    let compared = stream::unfold(state, move |state| async move {
+        let (mut body, mut digest) = state?;
+        match body.next().await {
+            Some(Ok(piece)) => {
+                digest.update(&piece);
+                Some((Ok(piece), Some((body, digest))))
+            }
+            Some(Err(error)) => Some((Err(error), None)),
+            None if digest.finalize() != expected => {
+                Some((Err(io::Error::other(Error::BadDigest(CRC64NVME))), None))
+            }
+            None => None,
+        }
+    });
+    compared.boxed()
+}
+
+/// A body's end, as an engine's error. Whoever gives a body may end it with one of his own, as [`Error::BadDigest`].
+pub fn body_error(error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(error) => Error::Body(error),
+    }
 }
 
 /// A body as a reader. It waits for the body's next piece on the thread that reads.
 struct BodyReader {
     body: Body,
     piece: Bytes,
+    digest: Digest,
     runtime: tokio::runtime::Handle,
 }
 
@@ -122,8 +169,16 @@ impl io::Read for BodyReader {
             }
         }
         let length = self.piece.len().min(into.len());
-        into[..length].copy_from_slice(&self.piece.split_to(length));
+        let piece = self.piece.split_to(length);
+        into[..length].copy_from_slice(&piece);
+        self.digest.update(&piece);
         Ok(length)
+    }
+}
+
+impl Summed for BodyReader {
+    fn crc64nvme(&self) -> u64 {
+        self.digest.finalize()
     }
 }
 
@@ -225,6 +280,8 @@ pub struct PartOptions {
     pub size: Option<u64>,
     /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
     pub tag_of: TagOf,
+    /// CRC-64/NVME that the body must have, where the caller knows; another one stores nothing ([`Error::BadDigest`]).
+    pub crc64nvme: Option<u64>,
 }
 
 /// How an object is written.
@@ -238,6 +295,8 @@ pub struct PutOptions {
     pub size: Option<u64>,
     /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
     pub tag_of: TagOf,
+    /// CRC-64/NVME that the body must have, where the caller knows; another one stores nothing ([`Error::BadDigest`]).
+    pub crc64nvme: Option<u64>,
 }
 
 /// Which part of a bucket is listed (ListObjectsV2).
@@ -330,6 +389,7 @@ pub trait Engine: Send + Sync + 'static {
         let reader = BodyReader {
             body,
             piece: Bytes::new(),
+            digest: Digest::new(CrcAlgorithm::Crc64Nvme),
             runtime: tokio::runtime::Handle::current(),
         };
         Ok(Opened {

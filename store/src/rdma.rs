@@ -22,6 +22,7 @@ pub use device::Standing;
 pub(crate) use connect::{Names, Route};
 pub(crate) use receive::Receipt;
 pub(crate) use refusal::Refusal;
+pub(crate) use request::is_signed;
 
 use crate::metrics::Metrics;
 use penstock_rdma::fabric::{Pool, Purpose, Rail, Rails};

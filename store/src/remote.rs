@@ -3,7 +3,7 @@
 use crate::engine::{
     Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan,
     Object, ObjectInfo, ObjectRef, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result,
-    UploadInfo,
+    UploadInfo, body_error, compared, file_body,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -93,8 +93,10 @@ impl Engine for Remote {
             headers,
             precondition,
             size,
+            crc64nvme,
             ..
         } = options;
+        let body = compared(body, crc64nvme);
         let sent = to_headers(&headers);
         let condition = to_condition(&precondition);
         let written = self
@@ -195,6 +197,11 @@ impl Engine for Remote {
         file: File,
         range: Range<u64>,
     ) -> Result<ObjectInfo> {
+        if options.crc64nvme.is_some() {
+            let size = Some(range.end.saturating_sub(range.start));
+            let options = PutOptions { size, ..options };
+            return self.put(object, options, file_body(file, range)).await;
+        }
         let PutOptions {
             headers,
             precondition,
@@ -283,13 +290,14 @@ impl Engine for Remote {
         object: &ObjectRef,
         upload: &str,
         number: u16,
-        PartOptions { size, .. }: PartOptions,
-        mut body: Body,
+        PartOptions { size, crc64nvme, .. }: PartOptions,
+        body: Body,
     ) -> Result<PartInfo> {
+        let mut body = compared(body, crc64nvme);
         // A part is sent from memory, so that it can be sent again.
         let mut bytes = BytesMut::new();
         while let Some(piece) = body.next().await {
-            let piece = piece.map_err(Error::Body)?;
+            let piece = piece.map_err(body_error)?;
             if bytes.is_empty() && size == Some(piece.len() as u64) {
                 bytes = BytesMut::from(piece);
                 continue;
@@ -502,7 +510,7 @@ fn failed(error: rdma::Error, about: &About<'_>) -> Error {
             endpoint: endpoint.clone(),
             source: error.into(),
         },
-        rdma::Error::Body(source) => Error::Body(source),
+        rdma::Error::Body(source) => body_error(source),
         rdma::Error::Length { expected, got } => Error::IncompleteBody { expected, got },
         rdma::Error::Invalid(cause) => Error::InvalidArgument(cause),
         rdma::Error::Malformed { .. }

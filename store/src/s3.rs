@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! HTTP ─ service (counts, refuses what must not be read) ─ s3s (routes, SigV4) ─ access ─ Front ─ Engine
+//!                └ bound (one request of a connection that was signed for) ───────────────────────┘
 //! ```
 //! What is not built answers `NotImplemented`, also for single headers: a request is done as asked, or refused.
 
 mod access;
 mod body;
+mod bound;
 mod bucket;
 mod convert;
 mod error;
@@ -16,6 +18,7 @@ mod multipart;
 mod object;
 mod service;
 
+pub(crate) use access::Keys;
 pub use service::Service;
 pub(crate) use service::note_operation;
 
@@ -24,6 +27,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto};
 use std::sync::Arc;
 
 /// The S3 operations over an engine.
+#[derive(Clone)]
 struct Front {
     engine: Arc<dyn Engine>,
     region: String,

@@ -48,7 +48,7 @@ pub(super) fn of(options: &Options) -> Option<Arc<local::Local<Outgoing>>> {
 /// What became of a request that was to be sent over the socket.
 pub(super) enum Local {
     Answered(Response<Incoming>),
-    /// There is no socket, or nobody answers there.
+    /// There is no socket, or nobody answers there. It is not signed.
     NotSent(http::Request<Outgoing>),
 }
 
@@ -62,6 +62,17 @@ impl Client {
     /// Whether a socket of the storage node is known on this host.
     pub fn is_local(&self) -> bool {
         self.has_socket()
+    }
+
+    /// Why the socket that is known leads nowhere; `None` when somebody answers there.
+    pub(super) async fn why_not_local(&self) -> Option<String> {
+        let mut request = Request::service(Method::GET);
+        request.local_only = true;
+        match self.fetch(&request).await {
+            Ok(_) | Err(Error::Refused { .. }) => None,
+            Err(Error::NoFastPath { cause, .. }) => Some(cause),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     fn has_socket(&self) -> bool {
@@ -79,23 +90,31 @@ impl Client {
         &self,
         request: &Request,
         message: http::Request<Outgoing>,
+        identity: &local::Identity<'_>,
     ) -> std::result::Result<Local, Failure> {
         let Some(local) = self.inner.local.as_ref().filter(|local| local.is_known()) else {
             return self.not_sent(request, message, "no socket of it is known on this host");
         };
-        match local.send(message, request.handed.as_ref()).await {
+        match local
+            .send_as(Some(identity), message, request.handed.as_ref())
+            .await
+        {
             Ok(response) => Ok(Local::Answered(response)),
             Err(local::Failure::NotSent(message, error)) => self.not_sent(
                 request,
                 *message,
                 &format!("its socket on this host does not answer ({error})"),
             ),
-            Err(local::Failure::Broken(error)) => Err(Failure {
-                error: self.unreachable(error),
-                performed: true,
-                repeatable: true,
-                headers: Box::default(),
-            }),
+            Err(local::Failure::Broken(error)) => match error.downcast::<Error>() {
+                // It could not be signed.
+                Ok(error) => Err((*error).into()),
+                Err(error) => Err(Failure {
+                    error: self.unreachable(error),
+                    performed: true,
+                    repeatable: true,
+                    headers: Box::default(),
+                }),
+            },
         }
     }
 
@@ -211,28 +230,16 @@ impl Client {
             .head
             .crc64nvme
             .filter(|_| whole && self.inner.options.verify_lent);
-        let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut at = 0;
-        // Piece by piece, so that the checksum finds the bytes in the processor's cache.
-        for piece in buffer[..length].chunks_mut(256 << 10) {
-            let got = lent.read_into(piece, at).await.map_err(read_failed)?;
-            if got < piece.len() {
-                return Err(read_failed(io::ErrorKind::UnexpectedEof.into()));
-            }
-            at += got as u64;
-            if expected.is_some() {
-                digest.update(piece);
-            }
+        let copied = lent.copy_into(&mut buffer[..length], expected.is_some()).await;
+        if copied.map_err(read_failed)? != expected {
+            return Err(Error::Damaged);
         }
-        match expected {
-            Some(expected) if digest.finalize() != expected => Err(Error::Damaged),
-            _ => Ok(Moved {
-                via: Via::Shm,
-                bytes: lent.len(),
-                elapsed: begun.elapsed(),
-                checksum: expected,
-            }),
-        }
+        Ok(Moved {
+            via: Via::Shm,
+            bytes: lent.len(),
+            elapsed: begun.elapsed(),
+            checksum: expected,
+        })
     }
 
     /// Writes an object from a part of a file, which must not change meanwhile (if it does, what is stored is whatever was

@@ -80,16 +80,19 @@ impl Client {
     /// When the storage node cannot be reached.
     pub async fn way(&self) -> Result<Way> {
         let http = |why: Option<String>| Way { via: Via::Http, why };
-        if self.is_local() {
+        let unserved = match self.is_local() {
+            true => self.why_not_local().await,
+            false => None,
+        };
+        if self.is_local() && unserved.is_none() {
             return Ok(Way {
                 via: Via::Shm,
                 why: None,
             });
         }
         let Some(rdma) = self.by_rdma() else {
-            return Ok(http(
-                (self.inner.options.policy != Policy::Off).then(|| self.no_device()),
-            ));
+            let wanted = self.inner.options.policy != Policy::Off;
+            return Ok(http(wanted.then(|| unserved.unwrap_or_else(|| self.no_device()))));
         };
         match rdma.lanes.session().await {
             Ok(_) => Ok(Way {

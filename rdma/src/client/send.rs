@@ -7,7 +7,11 @@ use super::{
     request::{Repeat, Request},
     sign::sign_headers,
 };
-use crate::{ERROR_CODE, Error, Result, xml};
+use crate::{
+    ERROR_CODE, Error, Result,
+    local::{Answered, Identity},
+    xml,
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
@@ -65,43 +69,64 @@ impl Client {
         if let Some(cause) = &request.unaddressable {
             return Err(Error::Invalid(cause.clone()).into());
         }
+        let response = self.exchange(request, true).await?;
+        let refused = response.status() == StatusCode::FORBIDDEN;
+        let response = match response.extensions().get::<Answered>() {
+            // The storage node wants a signature for this one, or for its connection anew.
+            Some(answered) if answered.is_bare && refused => self.exchange(request, false).await?,
+            _ => response,
+        };
+        self.judged(response).await
+    }
+
+    /// Sends it once; whatever answer there is. `may_be_bare` as in [`Identity`].
+    async fn exchange(
+        &self,
+        request: &Request,
+        may_be_bare: bool,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
         let uri = self.inner.endpoint.uri(&request.path_and_query)?;
-        let mut headers = request.headers.clone();
-        sign_headers(
-            &self.inner.credentials,
-            &self.inner.options.region,
-            &request.method,
-            &uri,
-            &mut headers,
-            &request.payload,
-        )?;
         let progress = Progress::begin();
         let mut message = http::Request::new(Outgoing::new(&request.payload, progress.clone()));
         *message.method_mut() = request.method.clone();
-        *message.uri_mut() = uri;
-        *message.headers_mut() = headers;
-        if request.method == Method::PUT || request.method == Method::POST {
-            // hyper leaves it out where there is no body, and S3 asks for it.
-            let length = HeaderValue::from(request.payload.length());
-            message.headers_mut().insert(CONTENT_LENGTH, length);
-        }
-
-        let answer = self.dispatch(request, message);
+        *message.uri_mut() = uri.clone();
+        *message.headers_mut() = request.headers.clone();
+        let sign = |headers: &mut HeaderMap| {
+            // Not signed: hyper leaves it out where there is no body, and S3 asks for it.
+            headers.remove(CONTENT_LENGTH);
+            sign_headers(
+                &self.inner.credentials,
+                &self.inner.options.region,
+                &request.method,
+                &uri,
+                headers,
+                &request.payload,
+            )?;
+            if request.method == Method::PUT || request.method == Method::POST {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(request.payload.length()));
+            }
+            Ok(())
+        };
+        let identity = Identity {
+            sign: &sign,
+            may_be_bare,
+        };
+        let answer = self.dispatch(request, message, &identity);
         tokio::pin!(answer);
         let stall = self.inner.options.stall_timeout + request.patience;
-        let answer = loop {
+        loop {
             let deadline = progress.deadline(stall);
             match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-                Ok(answer) => break answer,
+                Ok(answer) => return answer,
                 // Something moved while we waited: wait on.
                 Err(_) if progress.deadline(stall) > deadline => {}
                 Err(_) => return Err(self.stalled().into()),
             }
-        };
-        let response = match answer {
-            Ok(response) => response,
-            Err(failure) => return Err(failure),
-        };
+        }
+    }
+
+    /// The answer, unless it is an error.
+    async fn judged(&self, response: Response<Incoming>) -> std::result::Result<Response<Incoming>, Failure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -135,11 +160,13 @@ impl Client {
         &self,
         request: &Request,
         message: http::Request<Outgoing>,
+        identity: &Identity<'_>,
     ) -> std::result::Result<Response<Incoming>, Failure> {
-        let message = match self.send_locally(request, message).await? {
+        let mut message = match self.send_locally(request, message, identity).await? {
             Local::Answered(response) => return Ok(response),
             Local::NotSent(message) => message,
         };
+        (identity.sign)(message.headers_mut())?;
         match self.inner.http.request(message).await {
             Ok(response) => {
                 self.learn(response.headers());

@@ -131,6 +131,11 @@ impl Lent {
         self.read_with(buffer, offset, ReadWriteFlags::empty())
     }
 
+    /// As [`Lent::read_at`], if the bytes are in the page cache; else the error [`is_not_cached`].
+    pub(super) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_with(buffer, offset, ReadWriteFlags::NOWAIT)
+    }
+
     fn read_with(&self, buffer: &mut [u8], offset: u64, flags: ReadWriteFlags) -> io::Result<usize> {
         let mut filled = 0;
         while let Some((file, at, left)) = self
@@ -182,15 +187,9 @@ impl Lent {
         let mut filled = 0;
         for piece in buffer.chunks_mut(PIECE as usize) {
             let at = offset + filled as u64;
-            let got = match self.read_with(piece, at, ReadWriteFlags::NOWAIT) {
+            let got = match self.read_cached(piece, at) {
                 Ok(got) => got,
-                // Not in memory, or a file system that cannot tell.
-                Err(error)
-                    if matches!(
-                        error.raw_os_error().map(Errno::from_raw_os_error),
-                        Some(Errno::AGAIN | Errno::OPNOTSUPP)
-                    ) =>
-                {
+                Err(error) if is_not_cached(&error) => {
                     let bytes = self.clone().piece(at, piece.len() as u64).await?;
                     piece[..bytes.len()].copy_from_slice(&bytes);
                     bytes.len()
@@ -279,6 +278,12 @@ impl std::fmt::Debug for Lent {
     }
 }
 
-fn shortened() -> io::Error {
+/// Not in memory, or on a file system that cannot tell.
+pub(super) fn is_not_cached(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::OPNOTSUPP))
+}
+
+pub(super) fn shortened() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "a lent file has become shorter")
 }

@@ -1,7 +1,9 @@
 //! Connections to the socket of a storage node on this host.
 
 use super::{
-    DescriptorStream, Descriptors, LENT, Lent, LentHeader, MOST_DESCRIPTORS, NODE_ID, RETURNED, lent::Lease,
+    CONNECT, DescriptorStream, Descriptors, LENT, Lent, LentHeader, MOST_DESCRIPTORS, NODE_ID, RETURNED,
+    bond::{self, Bond, Identity},
+    lent::Lease,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header::HOST};
 use hyper::{
@@ -70,6 +72,7 @@ struct Connection<B> {
     sender: SendRequest<B>,
     descriptors: Descriptors,
     leases: Arc<Leases>,
+    bond: Bond,
 }
 
 struct Idle<B> {
@@ -90,6 +93,8 @@ pub(crate) enum Failure<B> {
 pub(crate) struct Answered {
     descriptors: Arc<Mutex<Vec<OwnedFd>>>,
     leases: Arc<Leases>,
+    /// The request had no signature.
+    pub is_bare: bool,
 }
 
 impl Answered {
@@ -186,9 +191,20 @@ where
         }
     }
 
-    /// Sends a request, with a descriptor if there is one.
+    /// Sends a request that somebody else signed.
     pub async fn send(
         self: &Arc<Self>,
+        request: Request<B>,
+        handed: Option<&Arc<File>>,
+    ) -> Result<Response<Incoming>, Failure<B>> {
+        self.send_as(None, request, handed).await
+    }
+
+    /// Sends a request, with a descriptor if there is one. It is signed for the connection that it goes over, unless that
+    /// was signed for; given back it has no signature.
+    pub async fn send_as(
+        self: &Arc<Self>,
+        identity: Option<&Identity<'_>>,
         mut request: Request<B>,
         handed: Option<&Arc<File>>,
     ) -> Result<Response<Incoming>, Failure<B>> {
@@ -207,6 +223,9 @@ where
             }
             *request.uri_mut() = target.clone();
             request.headers_mut().remove(RETURNED);
+            if identity.is_some() {
+                bond::withdraw(request.headers_mut());
+            }
             Failure::NotSent(Box::new(request), error)
         };
         loop {
@@ -223,6 +242,27 @@ where
                     }
                 },
             };
+            let method = request.method().clone();
+            let proven = match identity {
+                Some(identity) => {
+                    connection
+                        .bond
+                        .prove(&method, request.headers_mut(), identity, Instant::now())
+                }
+                // Connections are shared by those whose requests are passed on: none may speak for the others.
+                None => {
+                    request.headers_mut().remove(CONNECT);
+                    Ok(false)
+                }
+            };
+            let is_bare = match proven {
+                Ok(is_bare) => is_bare,
+                Err(error) => {
+                    self.put_back(connection);
+                    // Not sent at all, and not to be sent in another way either.
+                    return Err(Failure::Broken(Box::new(error)));
+                }
+            };
             match connection.leases.header() {
                 Some(returned) => drop(request.headers_mut().insert(RETURNED, returned)),
                 None => drop(request.headers_mut().remove(RETURNED)),
@@ -238,9 +278,11 @@ where
             match connection.sender.try_send_request(request).await {
                 Ok(mut response) => {
                     self.missing.store(false, Ordering::Relaxed);
+                    connection.bond.learn(response.headers(), Instant::now());
                     response.extensions_mut().insert(Answered {
                         descriptors: Arc::new(Mutex::new(connection.descriptors.take())),
                         leases: Arc::clone(&connection.leases),
+                        is_bare,
                     });
                     self.keep(connection);
                     return Ok(response);
@@ -283,6 +325,7 @@ where
             sender,
             descriptors,
             leases: Arc::default(),
+            bond: Bond::default(),
         })
     }
 

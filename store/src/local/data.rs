@@ -167,7 +167,7 @@ impl Data {
         let _closed = swept.wait_for(|ended| *ended).await;
     }
 
-    fn path(&self, id: FileId) -> PathBuf {
+    pub fn path(&self, id: FileId) -> PathBuf {
         self.data.join(relative(id))
     }
 

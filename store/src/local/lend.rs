@@ -10,13 +10,18 @@ use super::{
 };
 use crate::engine::{Borrower, ByteRange, Error, Lending, Loan, ObjectRef, Precondition, Result};
 use penstock_rdma::local::{Extent, MOST_DESCRIPTORS};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::RandomState},
     fs::{self, File},
+    hash::BuildHasher,
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Why a folder is no read-only view of the store.
@@ -33,6 +38,46 @@ pub struct ViewError {
 pub(super) struct Loans {
     table: Mutex<Table>,
     view: OnceLock<PathBuf>,
+    recent: Recent,
+}
+
+/// How many objects [`Recent`] has room for.
+const RECENT: usize = 4096;
+
+/// Which objects were lent a moment ago. Their rows and the names of their files are in memory, so that lending them again
+/// takes less time than waking a thread that may wait for the disk. It may err both ways, and costs a little time then.
+struct Recent {
+    hasher: RandomState,
+    seen: Box<[AtomicU64]>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            seen: (0..RECENT).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl Recent {
+    fn place(&self, object: &ObjectRef) -> (Option<&AtomicU64>, u64) {
+        let hash = self.hasher.hash_one(object);
+        let at = usize::try_from(hash % RECENT as u64).unwrap_or(0);
+        (self.seen.get(at), hash)
+    }
+
+    fn holds(&self, object: &ObjectRef) -> bool {
+        let (place, hash) = self.place(object);
+        place.is_some_and(|place| place.load(Ordering::Relaxed) == hash)
+    }
+
+    fn note(&self, object: &ObjectRef) {
+        let (place, hash) = self.place(object);
+        if let Some(place) = place {
+            place.store(hash, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -175,6 +220,26 @@ impl Data {
             None => self.open_file(file),
         }
     }
+
+    /// As [`Data::open_lent`], unless that had to wait for the disk or the kernel cannot tell (before Linux 5.12).
+    fn open_lent_at_once(&self, file: FileId) -> io::Result<File> {
+        let path = match self.loans.view.get() {
+            Some(view) => view.join(relative(file)),
+            None => self.path(file),
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
+        Ok(opened?.into())
+    }
+}
+
+/// What is asked for, and by whom.
+#[derive(Clone)]
+struct Asked {
+    object: ObjectRef,
+    range: Option<ByteRange>,
+    precondition: Precondition,
+    borrower: Borrower,
 }
 
 pub(super) async fn lend(
@@ -184,73 +249,129 @@ pub(super) async fn lend(
     precondition: &Precondition,
     borrower: Borrower,
 ) -> Result<Lending> {
-    let (inner, object, precondition) = (Arc::clone(inner), object.clone(), precondition.clone());
+    let asked = Asked {
+        object: object.clone(),
+        range,
+        precondition: precondition.clone(),
+        borrower,
+    };
+    if inner.data.loans.recent.holds(object)
+        && let Some(lending) = asked.lend_at_once(inner)?
+    {
+        return Ok(lending);
+    }
+    let inner = Arc::clone(inner);
     blocking(move || {
+        let lending = asked.lend(&inner);
+        inner.data.loans.recent.note(&asked.object);
+        lending
+    })
+    .await
+}
+
+impl Asked {
+    /// As [`Asked::lend`], `None` if that had to wait for the disk.
+    fn lend_at_once(&self, inner: &Inner) -> Result<Option<Lending>> {
+        match self.attempt(inner, Data::open_lent_at_once)? {
+            Attempt::Done(lending) => Ok(Some(lending)),
+            // Whether it is the file or the kernel that says no, opening it in the ordinary way tells.
+            Attempt::NotOpened(_) => Ok(None),
+        }
+    }
+
+    /// Blocks.
+    fn lend(&self, inner: &Inner) -> Result<Lending> {
         for _ in 0..read::ATTEMPTS {
-            let row = object::find(&inner.index, &object)?;
-            read::check(&object, &precondition, &row)?;
-            if inner.data.loans.held_by(borrower.uid) >= borrower.held_limit {
-                return Ok(Lending::Refused("held"));
-            }
-            let range = match range {
-                None => 0..row.size,
-                Some(range) => range.of(row.size).ok_or(Error::InvalidRange { size: row.size })?,
-            };
-            // A copy or an upload may have the same file several times; one descriptor of it is enough.
-            let (mut ids, mut extents) = (Vec::new(), Vec::new());
-            for segment in read::segments(&row, &range) {
-                let id = segment.extent.file;
-                let known = ids.iter().position(|(file, _)| *file == id);
-                extents.push(Extent {
-                    file: known.unwrap_or(ids.len()),
-                    offset: segment.extent.offset + segment.range.start,
-                    length: segment.range.end - segment.range.start,
-                });
-                if known.is_none() {
-                    ids.push((id, segment.extent.offset + segment.extent.length));
-                }
-            }
-            if ids.len() > MOST_DESCRIPTORS {
-                return Ok(Lending::Refused("extents"));
-            }
-            // Counted before they are opened, so that a deletion in between is seen.
-            inner.data.loans.lend(&ids, borrower.uid);
-            let hold = Held {
-                data: Arc::clone(&inner.data),
-                files: ids,
-                uid: borrower.uid,
-            };
-            let opened: io::Result<Vec<File>> = hold
-                .files
-                .iter()
-                .map(|(file, _)| inner.data.open_lent(*file))
-                .collect();
-            let files = match opened {
-                Ok(files) => files,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            match self.attempt(inner, Data::open_lent)? {
+                Attempt::Done(lending) => return Ok(lending),
+                Attempt::NotOpened(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // Out of descriptors: a body needs one, not many.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+                Attempt::NotOpened(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
+                {
                     return Ok(Lending::Refused("descriptors"));
                 }
-                Err(error) => return Err(internal("opened a data file")(format!("{object}: {error}"))),
-            };
-            return Ok(Lending::Lent(Box::new(Loan {
+                Attempt::NotOpened(error) => {
+                    return Err(internal("opened a data file")(format!(
+                        "{}: {error}",
+                        self.object
+                    )));
+                }
+            }
+        }
+        // It is damaged or replaced all the time; reading it tells which.
+        Ok(Lending::Refused("missing"))
+    }
+
+    fn attempt(&self, inner: &Inner, open: impl Fn(&Data, FileId) -> io::Result<File>) -> Result<Attempt> {
+        let row = object::find(&inner.index, &self.object)?;
+        read::check(&self.object, &self.precondition, &row)?;
+        if inner.data.loans.held_by(self.borrower.uid) >= self.borrower.held_limit {
+            return Ok(Attempt::Done(Lending::Refused("held")));
+        }
+        let range = match self.range {
+            None => 0..row.size,
+            Some(range) => range.of(row.size).ok_or(Error::InvalidRange { size: row.size })?,
+        };
+        // A copy or an upload may have the same file several times; one descriptor of it is enough.
+        let (mut ids, mut extents) = (Vec::new(), Vec::new());
+        for segment in read::segments(&row, &range) {
+            let id = segment.extent.file;
+            let known = ids.iter().position(|(file, _)| *file == id);
+            extents.push(Extent {
+                file: known.unwrap_or(ids.len()),
+                offset: segment.extent.offset + segment.range.start,
+                length: segment.range.end - segment.range.start,
+            });
+            if known.is_none() {
+                ids.push((id, segment.extent.offset + segment.extent.length));
+            }
+        }
+        if ids.len() > MOST_DESCRIPTORS {
+            return Ok(Attempt::Done(Lending::Refused("extents")));
+        }
+        // Counted before they are opened, so that a deletion in between is seen.
+        inner.data.loans.lend(&ids, self.borrower.uid);
+        let hold = Held {
+            data: Arc::clone(&inner.data),
+            files: ids,
+            uid: self.borrower.uid,
+        };
+        let opened: io::Result<Vec<File>> = hold
+            .files
+            .iter()
+            .map(|(file, _)| open(&inner.data, *file))
+            .collect();
+        Ok(match opened {
+            Ok(files) => Attempt::Done(Lending::Lent(Box::new(Loan {
                 info: row.to_info(),
                 range,
                 files,
                 extents,
                 hold: Box::new(hold),
-            })));
-        }
-        // It is damaged or replaced all the time; reading it tells which.
-        Ok(Lending::Refused("missing"))
-    })
-    .await
+            }))),
+            Err(error) => Attempt::NotOpened(error),
+        })
+    }
+}
+
+enum Attempt {
+    Done(Lending),
+    /// The object was replaced in between, or its file cannot be opened.
+    NotOpened(io::Error),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lent_a_moment_ago_is_known_and_another_object_is_not() {
+        let (recent, one) = (Recent::default(), ObjectRef::new("bucket", "one"));
+        assert!(!recent.holds(&one));
+        recent.note(&one);
+        assert!(recent.holds(&one) && !recent.holds(&ObjectRef::new("bucket", "other")));
+    }
 
     #[test]
     fn what_is_deleted_and_lent_is_counted_once_per_user_until_the_last_lease_ends() {

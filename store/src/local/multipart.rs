@@ -45,7 +45,7 @@ pub(super) async fn upload_part(
         )));
     }
     find(inner, object, upload).await?;
-    let mut stored = write::store(&inner.data, object, options.size, options.tag_of, body).await?;
+    let mut stored = write::store(&inner.data, object, options, body).await?;
     let part = PartV1 {
         size: stored.size,
         digest: stored.digest,

@@ -7,7 +7,9 @@ use super::{
     rows::{HeadersRow, Instant, ObjectV1},
     write,
 };
-use crate::engine::{Body, Error, Headers, ObjectInfo, ObjectRef, Precondition, PutOptions, Result};
+use crate::engine::{
+    Body, Error, Headers, ObjectInfo, ObjectRef, PartOptions, Precondition, PutOptions, Result,
+};
 use std::sync::Arc;
 
 pub(super) async fn create_bucket(inner: &Inner, bucket: &str) -> Result<()> {
@@ -83,7 +85,13 @@ pub(super) async fn put(
         precondition,
         size,
         tag_of,
+        crc64nvme,
     } = options;
+    let expected = PartOptions {
+        size,
+        tag_of,
+        crc64nvme,
+    };
     names::check_key(object)?;
     // What is refused anyway is refused before its bytes are taken. The commit checks again, atomically.
     {
@@ -95,7 +103,7 @@ pub(super) async fn put(
         })
         .await?;
     }
-    let mut stored = write::store(&inner.data, object, size, tag_of, body).await?;
+    let mut stored = write::store(&inner.data, object, expected, body).await?;
     let row = ObjectV1 {
         size: stored.size,
         etag: stored.etag(),

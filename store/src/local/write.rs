@@ -6,7 +6,7 @@ use super::{
     rows::Extent,
     storage_error,
 };
-use crate::engine::{Body, Error, ObjectRef, Result, TagOf};
+use crate::engine::{Body, CRC64NVME, Error, ObjectRef, PartOptions, Result, TagOf, body_error};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use futures::StreamExt;
@@ -63,8 +63,21 @@ impl Stored {
 pub(super) async fn store(
     data: &Arc<Data>,
     object: &ObjectRef,
-    size: Option<u64>,
-    tag_of: TagOf,
+    options: PartOptions,
+    body: Body,
+) -> Result<Stored> {
+    let stored = write(data, object, options, body).await?;
+    match options.crc64nvme {
+        // The file goes with what is dropped here.
+        Some(expected) if expected != stored.crc64 => Err(Error::BadDigest(CRC64NVME)),
+        _ => Ok(stored),
+    }
+}
+
+async fn write(
+    data: &Arc<Data>,
+    object: &ObjectRef,
+    PartOptions { size, tag_of, .. }: PartOptions,
     mut body: Body,
 ) -> Result<Stored> {
     check_space(data, object, size.unwrap_or(0))?;
@@ -179,14 +192,6 @@ impl Gathered<'_> {
             expected,
             got: self.got,
         }
-    }
-}
-
-/// Whoever gives a body may end it with an engine error of its own, as [`Error::BadDigest`].
-fn body_error(error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(error) => error,
-        Err(error) => Error::Body(error),
     }
 }
 

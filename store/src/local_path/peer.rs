@@ -1,6 +1,8 @@
 //! Who is at the other end of the socket, and what it was lent.
 
-use crate::{engine::Hold, metrics::Metrics};
+use super::bond::Bond;
+use crate::{engine::Hold, metrics::Metrics, s3::Keys};
+use http::HeaderValue;
 use penstock_rdma::local::Descriptors;
 use std::{
     collections::HashMap,
@@ -9,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 /// What peers may have.
@@ -54,6 +57,7 @@ impl Ledger {
             ledger: self.clone(),
             arrived: Mutex::default(),
             leases: Mutex::default(),
+            bond: Mutex::default(),
         }
     }
 }
@@ -64,6 +68,7 @@ pub(crate) struct Peer {
     pub ledger: Ledger,
     arrived: Mutex<Vec<OwnedFd>>,
     leases: Mutex<HashMap<u64, Leased>>,
+    bond: Mutex<Bond>,
 }
 
 struct Leased {
@@ -90,6 +95,23 @@ impl Peer {
     pub fn arrived(&self) -> Option<OwnedFd> {
         let mut arrived = locked(&self.arrived);
         if arrived.len() == 1 { arrived.pop() } else { None }
+    }
+
+    /// A request was signed by `signer`, and with it what it `presented`.
+    pub fn signed(&self, presented: &HeaderValue, signer: &s3s::auth::Credentials) {
+        locked(&self.bond).sign(presented, signer);
+    }
+
+    /// Whether what a request without a signature `presented` stands for one, now.
+    pub fn is_bound(&self, presented: &HeaderValue, keys: &Keys) -> bool {
+        locked(&self.bond)
+            .principal(presented, keys, Instant::now())
+            .is_some()
+    }
+
+    /// What the client is to sign, and, once it has, for how long it need not again.
+    pub fn offer(&self) -> Option<HeaderValue> {
+        locked(&self.bond).offer(Instant::now())
     }
 
     /// Whether one more lease may be given.

@@ -6,10 +6,10 @@ use crate::{
     s3::Service,
     server::{self, Failure},
 };
-use http::Request;
+use http::{Request, StatusCode, header::AUTHORIZATION};
 use hyper::body::Incoming;
 use hyper_util::server::graceful::GracefulShutdown;
-use penstock_rdma::local::{DescriptorStream, Descriptors, RETURNED};
+use penstock_rdma::local::{CONNECT, DescriptorStream, Descriptors, RETURNED};
 use penstock_service::CancellationToken;
 use std::{
     io,
@@ -210,9 +210,22 @@ async fn answer(
         peer.returned(returned);
     }
     request.extensions_mut().insert(Arc::clone(&peer));
-    let answered = service.answer(request).await;
+    let connects = request.headers().contains_key(CONNECT);
+    let is_signed = request.headers().contains_key(AUTHORIZATION);
+    let answered = if connects && !is_signed {
+        service.answer_bound(&peer, &request).await
+    } else {
+        service.answer(request).await
+    };
     peer.end();
-    let response = answered?;
+    let mut response = answered?;
+    // Whoever goes on without a signature knows it already.
+    if connects
+        && (is_signed || response.status() == StatusCode::FORBIDDEN)
+        && let Some(offer) = peer.offer()
+    {
+        response.headers_mut().insert(CONNECT, offer);
+    }
     if let Some(files) = response.extensions().get::<LentFiles>() {
         descriptors.attach(files.take())?;
     }

@@ -126,7 +126,7 @@ async fn pump(
         while offset < size && transfer.depth() < DEPTH {
             let chunk = match chunk.take() {
                 Some(chunk) => chunk,
-                None => match transfer.chunk().await? {
+                None => match transfer.chunk(0).await? {
                     Chunk::Free(chunk) => chunk,
                     Chunk::Moved(moved) => {
                         give(to_engine, moved).await?;

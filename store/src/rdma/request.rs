@@ -69,18 +69,24 @@ fn is_ours(name: &HeaderName) -> bool {
 /// That whoever signed the request signed all that it says about RDMA, each header once. A signature in the query does not
 /// count: such a request may be handed on, and a token must not be.
 pub(super) fn check_signed(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers
+        .keys()
+        .find(|name| is_ours(name) && !is_signed(headers, name))
+    {
+        Some(name) => Err(Refusal::Unsigned(name.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Whether a header occurs once, and whoever signed the request in its headers signed this one too.
+pub(crate) fn is_signed(headers: &HeaderMap, name: &HeaderName) -> bool {
     let signed = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once("SignedHeaders="))
         .map_or("", |(_, rest)| rest.split([',', ' ']).next().unwrap_or(""));
-    for name in headers.keys().filter(|name| is_ours(name)) {
-        let once = headers.get_all(name).iter().count() == 1;
-        if !once || !signed.split(';').any(|signed| signed == name.as_str()) {
-            return Err(Refusal::Unsigned(name.to_string()));
-        }
-    }
-    Ok(())
+    let once = headers.get_all(name).iter().count() == 1;
+    once && signed.split(';').any(|signed| signed == name.as_str())
 }
 
 pub(super) fn text<'h>(

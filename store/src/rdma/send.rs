@@ -1,11 +1,12 @@
-//! GET: from the disk through staging into the client's window, two chunks at a time.
+//! GET: from the disk through staging into the client's window, two chunks at a time: while one is on its way, the other one is
+//! filled.
 
 use super::{
     Rdma, Refusal,
     request::Tokened,
     transfer::{CHUNK, Stopped, Transfer, free},
 };
-use crate::engine::Opened;
+use crate::engine::{Opened, Summed};
 use crc_fast::{CrcAlgorithm, Digest};
 use http::{HeaderMap, HeaderValue};
 use penstock_rdma::{
@@ -13,8 +14,8 @@ use penstock_rdma::{
     fabric::{Pooled, Remote, Window},
     protocol::{Checksum, header},
 };
-use std::{io, io::Read, ops::Range};
-use tokio::task::spawn_blocking;
+use std::io;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// What was written into a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,6 @@ impl Rdma {
         let client_gone = transfer.stop.clone().drop_guard();
         let source = Source {
             reader: opened.reader,
-            digest: Digest::new(CrcAlgorithm::Crc64Nvme),
             left: needed,
         };
         let window = token.window;
@@ -121,59 +121,109 @@ impl Rdma {
 /// Writes it all; returns the checksum of what was written. Operations may still be under way afterwards.
 async fn pump(
     transfer: &mut Transfer,
-    mut source: Source,
+    source: Source,
     first: Pooled,
     window: Window,
     immediate: Option<u32>,
 ) -> Result<u64, Stopped> {
-    let mut chunk = first;
-    let mut offset = 0;
+    let (mut offset, mut unasked) = (0, source.left.saturating_sub(CHUNK as u64));
+    let mut disk = Disk::Filling(fill(source, first));
+    // Waits for the disk.
+    let mut spare: Option<Pooled> = None;
     loop {
-        let filled = spawn_blocking(move || {
-            let filled = source.fill(&mut chunk);
-            (source, chunk, filled)
-        });
-        let Ok((returned, filled_chunk, filled)) = filled.await else {
+        let held = usize::from(disk.is_filling()) + usize::from(spare.is_some());
+        tokio::select! {
+            filled = disk.filled() => {
+                let (source, chunk, length) = filled?;
+                if transfer.stop.is_cancelled() {
+                    return Err(Stopped::Gone);
+                }
+                let sum = (source.left == 0).then(|| source.reader.crc64nvme());
+                // The disk goes on before this chunk does.
+                disk = Disk::of(source, spare.take());
+                let to = Remote {
+                    address: window.address + offset,
+                    rkey: window.rkey,
+                };
+                offset += length as u64;
+                transfer.write(chunk, length, to, immediate.filter(|_| sum.is_some()));
+                if let Some(sum) = sum {
+                    // The reply may leave only after the last completion succeeded.
+                    while transfer.next().await?.is_some() {}
+                    return Ok(sum);
+                }
+            }
+            // With nothing under way the next chunk can wait until this one is.
+            chunk = transfer.chunk(held), if spare.is_none() && unasked > 0 && transfer.depth() > 0 => {
+                unasked = unasked.saturating_sub(CHUNK as u64);
+                let chunk = chunk?.into_memory();
+                match disk {
+                    Disk::Resting(source) => disk = Disk::Filling(fill(source, chunk)),
+                    filling => {
+                        disk = filling;
+                        spare = Some(chunk);
+                    }
+                }
+            }
+        }
+    }
+}
+
+type Filled = (Source, Pooled, io::Result<usize>);
+
+fn fill(mut source: Source, mut chunk: Pooled) -> JoinHandle<Filled> {
+    spawn_blocking(move || {
+        let filled = source.fill(&mut chunk);
+        (source, chunk, filled)
+    })
+}
+
+/// What is read from: at work, or in want of a chunk.
+enum Disk {
+    Filling(JoinHandle<Filled>),
+    Resting(Source),
+}
+
+impl Disk {
+    fn of(source: Source, chunk: Option<Pooled>) -> Self {
+        match chunk {
+            Some(chunk) => Self::Filling(fill(source, chunk)),
+            None => Self::Resting(source),
+        }
+    }
+
+    fn is_filling(&self) -> bool {
+        matches!(self, Self::Filling(_))
+    }
+
+    /// The chunk that is being filled, when it is, and how many bytes are in it; waits for ever while none is.
+    async fn filled(&mut self) -> Result<(Source, Pooled, usize), Stopped> {
+        let Self::Filling(filling) = self else {
+            return std::future::pending().await;
+        };
+        let Ok((source, chunk, filled)) = filling.await else {
             return Err(Stopped::Refused(Refusal::Read));
         };
-        (source, chunk) = (returned, filled_chunk);
-        let filled = filled.map_err(|error| {
-            tracing::error!(%error, "an object could not be read");
-            Stopped::Refused(Refusal::Read)
-        })?;
-        if transfer.stop.is_cancelled() {
-            return Err(Stopped::Gone);
+        match filled {
+            Ok(length) => Ok((source, chunk, length)),
+            Err(error) => {
+                tracing::error!(%error, "an object could not be read");
+                Err(Stopped::Refused(Refusal::Read))
+            }
         }
-        let to = Remote {
-            address: window.address + offset,
-            rkey: window.rkey,
-        };
-        offset += filled.end as u64;
-        let last = source.left == 0;
-        transfer.write(chunk, filled.end, to, immediate.filter(|_| last));
-        if last {
-            break;
-        }
-        chunk = transfer.chunk().await?.into_memory();
     }
-    // The reply may leave only after the last completion succeeded.
-    while transfer.next().await?.is_some() {}
-    Ok(source.digest.finalize())
 }
 
 struct Source {
-    reader: Box<dyn Read + Send>,
-    digest: Digest,
+    reader: Box<dyn Summed>,
     left: u64,
 }
 
 impl Source {
-    /// Fills a chunk, as far as there are bytes; returns which part of it. Blocks.
-    fn fill(&mut self, chunk: &mut [u8]) -> io::Result<Range<usize>> {
+    /// Fills a chunk, as far as there are bytes; returns how many there were. Blocks.
+    fn fill(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         let length = usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK));
-        let piece = &mut chunk[..length];
-        self.reader.read_exact(piece)?;
-        self.digest.update(piece);
+        self.reader.read_exact(&mut chunk[..length])?;
         self.left -= length as u64;
         // The end itself may be an error: a checksum that is compared only there.
         if self.left == 0 && self.reader.read(&mut [0])? != 0 {
@@ -182,6 +232,6 @@ impl Source {
                 "an object is longer than its range",
             ));
         }
-        Ok(0..length)
+        Ok(length)
     }
 }

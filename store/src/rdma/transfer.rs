@@ -114,9 +114,10 @@ impl Transfer {
         Stopped::Refused(Refusal::Failed(error))
     }
 
-    /// A chunk for the next operation: the one of the oldest operation if that ends first, or a free one.
-    pub async fn chunk(&mut self) -> Result<Chunk, Stopped> {
-        if self.depth() >= DEPTH {
+    /// A chunk for the next operation: the one of the oldest operation if that ends first, or a free one. The request has
+    /// `beside` chunks that are not in operations.
+    pub async fn chunk(&mut self, beside: usize) -> Result<Chunk, Stopped> {
+        if self.depth() + beside >= DEPTH {
             return match self.next().await? {
                 Some(moved) => Ok(Chunk::Moved(moved)),
                 None => Err(Stopped::Gone),

@@ -1,27 +1,37 @@
 //! Who may do what: the root key may do everything, nobody else anything.
 
 use super::service::note_operation;
-use penstock_rdma::Credentials;
+use crate::{local_path::Peer, rdma::is_signed};
+use penstock_rdma::{Credentials, local::CONNECT};
 use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
     auth::{S3Auth, SecretKey},
     s3_error,
 };
+use std::sync::Arc;
 
 /// The key pairs that signatures are checked with. s3s compares signatures in constant time.
-pub(super) struct Keys(pub Credentials);
+#[derive(Clone)]
+pub(crate) struct Keys(pub Credentials);
+
+impl Keys {
+    /// The secret of a key, as long as there is such a key.
+    pub fn secret_of(&self, access_key: &str) -> Option<&str> {
+        (access_key == self.0.access_key_id()).then(|| self.0.secret_access_key())
+    }
+}
 
 #[async_trait::async_trait]
 impl S3Auth for Keys {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        if access_key != self.0.access_key_id() {
-            return Err(s3_error!(
+        match self.secret_of(access_key) {
+            Some(secret) => Ok(SecretKey::from(secret)),
+            None => Err(s3_error!(
                 InvalidAccessKeyId,
                 "The access key is not known to this storage node."
-            ));
+            )),
         }
-        Ok(SecretKey::from(self.0.secret_access_key()))
     }
 }
 
@@ -32,11 +42,21 @@ pub(super) struct Access;
 impl S3Access for Access {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         note_operation(context.s3_op().name());
-        if context.credentials().is_none() {
+        let Some(signer) = context.credentials().cloned() else {
             return Err(s3_error!(
                 AccessDenied,
                 "The request is not signed; sign it with AWS Signature Version 4."
             ));
+        };
+        // What may be asked without a signature later on is what this operation is. A signature in a query proves nothing of
+        // headers.
+        let is_plain = context.s3_op().name() == "GetObject" && context.uri().query().is_none();
+        let presented = context.headers().get(CONNECT).cloned();
+        if let Some(presented) = presented.filter(|_| is_plain)
+            && is_signed(context.headers(), &CONNECT)
+            && let Some(peer) = context.extensions_mut().get::<Arc<Peer>>()
+        {
+            peer.signed(&presented, &signer);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use super::{Front, convert};
 use crate::{
-    engine::{Body, Error, TagOf},
+    engine::{Body, Error, PartOptions, TagOf},
     local_path::handed,
     metrics::Metrics,
     rdma::{Receipt, Refusal},
@@ -32,7 +32,7 @@ use sync_wrapper::SyncStream;
 const STALL: Duration = Duration::from_secs(60);
 
 /// What a writer wants its entity tag to be made of.
-pub(super) fn tag_of(headers: &HeaderMap) -> S3Result<TagOf> {
+fn tag_of(headers: &HeaderMap) -> S3Result<TagOf> {
     match headers.get(ETAG_OF) {
         None => Ok(TagOf::Md5),
         Some(value) if value == ETAG_OF_CRC64NVME => Ok(TagOf::Crc64),
@@ -95,15 +95,15 @@ impl Computed {
 }
 
 /// The bytes of a write, on their way.
-pub(super) struct Arriving {
-    pub blob: Option<StreamingBlob>,
-    pub size: u64,
-    pub via: Via,
-    pub receipt: Receipt,
+struct Arriving {
+    blob: Option<StreamingBlob>,
+    size: u64,
+    via: Via,
+    receipt: Receipt,
 }
 
 /// The bytes of a write: by RDMA if the request has a token, from a file if one came with it, else its body.
-pub(super) fn arriving(
+fn arriving(
     front: &Front,
     (headers, extensions): (&HeaderMap, &Extensions),
     signer: Option<&Credentials>,
@@ -155,15 +155,49 @@ struct Check {
     metrics: Metrics,
 }
 
-/// The request's body for the engine. It ends with an error, and so nothing is stored, unless every checksum holds.
+/// What came with the bytes of a write.
+pub(super) struct Beside<'r> {
+    pub headers: &'r HeaderMap,
+    pub extensions: &'r Extensions,
+    pub signer: Option<&'r Credentials>,
+    pub trailers: Option<TrailingHeaders>,
+}
+
+/// The bytes of a write for the engine, and what it must find of them. The body ends with an error, and so nothing is stored,
+/// unless every checksum holds, but for the one that is left to the engine.
+pub(super) struct Incoming {
+    pub body: Body,
+    pub options: PartOptions,
+    pub computed: Computed,
+    pub receipt: Receipt,
+}
+
+/// The bytes of a request that writes, whichever way they come.
 pub(super) fn incoming(
-    blob: Option<StreamingBlob>,
-    sent: Sent,
-    headers: &HeaderMap,
-    trailers: Option<TrailingHeaders>,
-    metrics: &Metrics,
-    via: Via,
-) -> S3Result<(Body, Computed)> {
+    front: &Front,
+    beside: Beside<'_>,
+    body: Option<StreamingBlob>,
+    content_length: Option<i64>,
+    mut sent: Sent,
+) -> S3Result<Incoming> {
+    let Beside {
+        headers,
+        extensions,
+        signer,
+        trailers,
+    } = beside;
+    let Arriving {
+        blob,
+        size,
+        via,
+        receipt,
+    } = arriving(front, (headers, extensions), signer, body, content_length)?;
+    let tag_of = tag_of(headers)?;
+    // Engines compute it anyway.
+    let crc64nvme = sent.crc64nvme.as_deref().and_then(convert::parse_crc64);
+    if crc64nvme.is_some() {
+        sent.crc64nvme = None;
+    }
     if let Some(md5) = &sent.content_md5
         && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
     {
@@ -208,9 +242,18 @@ pub(super) fn incoming(
         announced,
         computed: computed.clone(),
         via,
-        metrics: metrics.clone(),
+        metrics: front.metrics.clone(),
     };
-    Ok((stream::unfold(check, next).boxed(), computed))
+    Ok(Incoming {
+        body: stream::unfold(check, next).boxed(),
+        options: PartOptions {
+            size: Some(size),
+            tag_of,
+            crc64nvme,
+        },
+        computed,
+        receipt,
+    })
 }
 
 async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {

@@ -35,6 +35,12 @@ pub(super) fn crc64(crc: u64) -> String {
     BASE64_STANDARD.encode(crc.to_be_bytes())
 }
 
+/// `None` for what is no such checksum, and so matches none.
+pub(super) fn parse_crc64(text: &str) -> Option<u64> {
+    let bytes = BASE64_STANDARD.decode(text).ok()?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
 pub(super) fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

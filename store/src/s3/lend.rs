@@ -20,7 +20,7 @@ use std::{ops::Range, os::fd::OwnedFd, sync::Arc};
 /// Who asks for descriptors, and whether a body will do too.
 pub(super) struct Asked {
     peer: Arc<Peer>,
-    only: bool,
+    pub only: bool,
 }
 
 /// Whether a request asks for descriptors. Over the network it asks in vain.
@@ -48,7 +48,7 @@ pub(super) fn asked(headers: &HeaderMap, extensions: &Extensions) -> S3Result<Op
     }
 }
 
-fn cannot(cause: &str) -> S3Error {
+pub(super) fn cannot(cause: &str) -> S3Error {
     let message = format!("The object's bytes cannot be lent: {cause}.");
     let mut answer = S3Error::with_message(S3ErrorCode::Custom(CANNOT_LEND.into()), message);
     answer.set_status_code(StatusCode::UNPROCESSABLE_ENTITY);
@@ -76,7 +76,31 @@ pub(super) struct Opened {
 /// How its bytes go out.
 pub(super) enum Bytes {
     Body(Option<Body>),
-    Loan(Arc<Peer>, Box<Loan>),
+    Loan(Asked, Box<Loan>),
+}
+
+/// The loan, or why there is none, as a metric label.
+pub(super) async fn lent(
+    front: &Front,
+    object: &ObjectRef,
+    range: Option<ByteRange>,
+    precondition: &Precondition,
+    asked: &Asked,
+) -> engine::Result<Result<Box<Loan>, &'static str>> {
+    let peer = &asked.peer;
+    if !peer.may_borrow() {
+        return Ok(Err("leases"));
+    }
+    let borrower = Borrower {
+        uid: peer.uid,
+        held_limit: peer.ledger.limits.held,
+    };
+    Ok(
+        match front.engine.lend(object, range, precondition, borrower).await? {
+            Lending::Lent(loan) => Ok(loan),
+            Lending::Refused(reason) => Err(reason),
+        },
+    )
 }
 
 pub(super) async fn open(
@@ -86,27 +110,18 @@ pub(super) async fn open(
     precondition: &Precondition,
     asked: Option<Asked>,
 ) -> Result<Opened, Error> {
-    if let Some(Asked { peer, only }) = asked {
-        let borrower = Borrower {
-            uid: peer.uid,
-            held_limit: peer.ledger.limits.held,
-        };
-        let lending = if peer.may_borrow() {
-            front.engine.lend(object, range, precondition, borrower).await?
-        } else {
-            Lending::Refused("leases")
-        };
-        match lending {
-            Lending::Lent(mut loan) => {
+    if let Some(asked) = asked {
+        match lent(front, object, range, precondition, &asked).await? {
+            Ok(mut loan) => {
                 return Ok(Opened {
                     info: loan.info.clone(),
                     range: std::mem::take(&mut loan.range),
-                    bytes: Bytes::Loan(peer, loan),
+                    bytes: Bytes::Loan(asked, loan),
                 });
             }
-            Lending::Refused(reason) => {
+            Err(reason) => {
                 front.metrics.not_lent(reason);
-                if only {
+                if asked.only {
                     return Err(Error::Refused(cannot(reason)));
                 }
             }
@@ -136,12 +151,24 @@ impl Bytes {
     }
 
     /// Puts what is lent beside the answer, and begins the lease.
-    pub fn lend(self, front: &Front, size: u64, answer: &mut S3Response<GetObjectOutput>) -> S3Result<()> {
-        let Self::Loan(peer, loan) = self else {
-            return Ok(());
-        };
-        let loan = *loan;
-        let crc = loan.info.crc64nvme;
+    pub fn lend(self, front: &Front, answer: &mut S3Response<GetObjectOutput>) -> S3Result<()> {
+        match self {
+            Self::Body(_) => Ok(()),
+            Self::Loan(asked, loan) => asked.take(front, *loan, &mut answer.headers, &mut answer.extensions),
+        }
+    }
+}
+
+impl Asked {
+    /// Puts what is lent into the headers and extensions of the answer, and begins the lease.
+    pub fn take(
+        self,
+        front: &Front,
+        loan: Loan,
+        headers: &mut HeaderMap,
+        extensions: &mut Extensions,
+    ) -> S3Result<()> {
+        let (size, crc) = (loan.info.size, loan.info.crc64nvme);
         let mut header = LentHeader {
             lease: 0,
             files: loan.files.len(),
@@ -149,16 +176,16 @@ impl Bytes {
             extents: loan.extents,
         };
         front.metrics.sent(Via::Shm, header.length());
-        header.lease = peer.lease(loan.hold, header.files);
+        header.lease = self.peer.lease(loan.hold, header.files);
         let value = HeaderValue::try_from(header.to_string())
             .map_err(|error| S3Error::with_source(S3ErrorCode::InternalError, Box::new(error)))?;
-        answer.headers.insert(LENT, value);
+        headers.insert(LENT, value);
         let whole = crc.filter(|_| header.length() == size);
         if let Some(crc) = whole.and_then(|crc| HeaderValue::try_from(format!("{crc:016x}")).ok()) {
-            answer.headers.insert(LENT_CRC64NVME, crc);
+            headers.insert(LENT_CRC64NVME, crc);
         }
         let files: Vec<OwnedFd> = loan.files.into_iter().map(OwnedFd::from).collect();
-        answer.extensions.insert(LentFiles::new(files));
+        extensions.insert(LentFiles::new(files));
         Ok(())
     }
 }

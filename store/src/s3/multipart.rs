@@ -3,7 +3,7 @@
 
 use super::{
     Front,
-    body::{self, Arriving, Sent},
+    body::{self, Beside, Incoming, Sent},
     convert::{self, Written},
     error, object,
 };
@@ -95,18 +95,6 @@ pub(super) async fn upload_part(
         input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
         "Encryption with a given key",
     )])?;
-    let Arriving {
-        blob,
-        size,
-        via,
-        receipt,
-    } = body::arriving(
-        front,
-        (&request.headers, &request.extensions),
-        request.credentials.as_ref(),
-        input.body,
-        input.content_length,
-    )?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
@@ -117,18 +105,18 @@ pub(super) async fn upload_part(
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
     };
-    let (body, computed) = body::incoming(
-        blob,
-        sent,
-        &request.headers,
-        request.trailing_headers,
-        &front.metrics,
-        via,
-    )?;
-    let options = PartOptions {
-        size: Some(size),
-        tag_of: body::tag_of(&request.headers)?,
+    let beside = Beside {
+        headers: &request.headers,
+        extensions: &request.extensions,
+        signer: request.credentials.as_ref(),
+        trailers: request.trailing_headers,
     };
+    let Incoming {
+        body,
+        options,
+        computed,
+        receipt,
+    } = body::incoming(front, beside, input.body, input.content_length, sent)?;
     let stored = front
         .engine
         .upload_part(&object, &input.upload_id, number, options, body)
@@ -141,7 +129,7 @@ pub(super) async fn upload_part(
             e_tag: Some(convert::etag(&part.etag)),
             checksum_crc32: sum.checksum_crc32,
             checksum_crc32c: sum.checksum_crc32c,
-            checksum_crc64nvme: sum.checksum_crc64nvme,
+            checksum_crc64nvme: sum.checksum_crc64nvme.or(body::crc64(options.crc64nvme)),
             checksum_sha1: sum.checksum_sha1,
             checksum_sha256: sum.checksum_sha256,
             ..Default::default()

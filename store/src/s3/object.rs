@@ -2,7 +2,7 @@
 
 use super::{
     Front,
-    body::{self, Arriving, Sent},
+    body::{self, Beside, Incoming, Sent},
     convert::{self, Written},
     error, lend,
 };
@@ -69,18 +69,6 @@ pub(super) async fn put_object(
         (input.write_offset_bytes.is_some(), "Appending"),
         (input.expires.is_some(), "The header Expires"),
     ])?;
-    let Arriving {
-        blob,
-        size,
-        via,
-        receipt,
-    } = body::arriving(
-        front,
-        (&request.headers, &request.extensions),
-        request.credentials.as_ref(),
-        input.body,
-        input.content_length,
-    )?;
     let object = convert::object(&input.bucket, &input.key);
     let sent = Sent {
         content_md5: input.content_md5,
@@ -90,14 +78,18 @@ pub(super) async fn put_object(
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
     };
-    let (body, computed) = body::incoming(
-        blob,
-        sent,
-        &request.headers,
-        request.trailing_headers,
-        &front.metrics,
-        via,
-    )?;
+    let beside = Beside {
+        headers: &request.headers,
+        extensions: &request.extensions,
+        signer: request.credentials.as_ref(),
+        trailers: request.trailing_headers,
+    };
+    let Incoming {
+        body,
+        options,
+        computed,
+        receipt,
+    } = body::incoming(front, beside, input.body, input.content_length, sent)?;
     let options = PutOptions {
         headers: Written {
             content_type: input.content_type,
@@ -109,8 +101,9 @@ pub(super) async fn put_object(
         }
         .into_headers(),
         precondition: convert::precondition(input.if_match, input.if_none_match),
-        size: Some(size),
-        tag_of: body::tag_of(&request.headers)?,
+        size: options.size,
+        tag_of: options.tag_of,
+        crc64nvme: options.crc64nvme,
     };
     let stored = front.engine.put(&object, options, body).await;
     receipt.drained().await;
@@ -238,7 +231,7 @@ pub(super) async fn get_object(
         },
         headers,
     );
-    source.lend(front, info.size, &mut answer)?;
+    source.lend(front, &mut answer)?;
     Ok(answer)
 }
 
@@ -250,7 +243,7 @@ fn tag_of(info: &ObjectInfo) -> Precondition {
 }
 
 /// An answer to a read; a 304 carries the entity tag (RFC 9110, 15.4.5), a 416 the size.
-fn read_error(error: Error, asked: &Precondition) -> S3Error {
+pub(super) fn read_error(error: Error, asked: &Precondition) -> S3Error {
     let header = match &error {
         Error::NotModified(_) => asked
             .if_none_match

@@ -3,15 +3,18 @@
 use super::{
     Front,
     access::{Access, Keys},
+    bound,
 };
 use crate::{
     engine::Engine,
+    local_path::Peer,
     metrics::Metrics,
     rdma::{Names, Rdma, Route},
 };
 use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 use penstock_rdma::{Credentials, local::NODE_ID};
+use percent_encoding::percent_decode_str;
 use s3s::{
     Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
     config::{S3Config, StaticConfigProvider},
@@ -37,6 +40,8 @@ pub(crate) fn note_operation(name: &str) {
 #[derive(Clone)]
 pub struct Service {
     s3: S3Service,
+    front: Front,
+    keys: Keys,
     metrics: Metrics,
     node_id: Option<HeaderValue>,
 }
@@ -60,19 +65,23 @@ impl Service {
         config.xml_max_body_size = MAX_DOCUMENT;
         // Form uploads are refused before they come this far.
         config.post_object_max_file_size = 0;
-        let mut builder = S3ServiceBuilder::new(Front {
+        let front = Front {
             engine,
             region,
             metrics: metrics.clone(),
             rdma: rdma.clone(),
-        });
+        };
+        let keys = Keys(root);
+        let mut builder = S3ServiceBuilder::new(front.clone());
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        builder.set_auth(Keys(root));
+        builder.set_auth(keys.clone());
         builder.set_access(Access);
         builder.set_validation(Names::new());
         builder.set_route(Route(rdma));
         Self {
             s3: builder.build(),
+            front,
+            keys,
             metrics,
             node_id: None,
         }
@@ -90,19 +99,38 @@ impl Service {
     /// # Errors
     /// When no answer can be made; the connection is closed then.
     pub async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
-        let mut answer = self.answer_nameless(request).await?;
+        let answer = self.answer_nameless(request).await?;
+        Ok(self.named_by(answer))
+    }
+
+    /// Answers a request without a signature, of a connection that may do without for some.
+    pub(crate) async fn answer_bound(
+        &self,
+        peer: &Arc<Peer>,
+        request: &Request<Incoming>,
+    ) -> Result<HttpResponse, HttpError> {
+        let begun = Instant::now();
+        let answered = bound::answer(&self.front, &self.keys, peer, request).await;
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(refusal) => as_response(refusal)?,
+        };
+        self.metrics
+            .request("GetObject", answer.status(), begun.elapsed());
+        Ok(self.named_by(answer))
+    }
+
+    fn named_by(&self, mut answer: HttpResponse) -> HttpResponse {
         if let Some(id) = &self.node_id {
             answer.headers_mut().insert(NODE_ID, id.clone());
         }
-        Ok(answer)
+        answer
     }
 
     async fn answer_nameless(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
         if let Some(refusal) = refuse(&request) {
-            let response = refusal
-                .to_http_response()
-                .map_err(|error| HttpError::new(Box::new(error)))?;
+            let response = as_response(refusal)?;
             self.metrics
                 .request("Refused", response.status(), begun.elapsed());
             return Ok(response);
@@ -123,6 +151,12 @@ impl Service {
     }
 }
 
+fn as_response(refusal: S3Error) -> Result<HttpResponse, HttpError> {
+    refusal
+        .to_http_response()
+        .map_err(|error| HttpError::new(Box::new(error)))
+}
+
 /// s3s logs requests; what opens memory must not be in a log.
 fn hide_tokens(request: &mut Request<Incoming>) {
     for (name, value) in request.headers_mut() {
@@ -141,6 +175,19 @@ fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
         return Some(S3Error::with_message(
             S3ErrorCode::NotImplemented,
             "Uploads by HTML form are not implemented.",
+        ));
+    }
+    // s3s believes the signature in the query then, and the list of signed headers in the other one would be believed of it.
+    let is_presigned = request.uri().query().is_some_and(|query| {
+        let mut names = query
+            .split('&')
+            .map(|pair| pair.split('=').next().unwrap_or(pair));
+        names.any(|name| percent_decode_str(name).eq(b"X-Amz-Signature".iter().copied()))
+    });
+    if is_presigned && request.headers().contains_key(header::AUTHORIZATION) {
+        return Some(S3Error::with_message(
+            S3ErrorCode::InvalidArgument,
+            "Only one auth mechanism allowed: sign in the query or in the Authorization header.",
         ));
     }
     // Signature Version 2 rests on SHA-1.

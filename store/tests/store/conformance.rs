@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use penstock_store::{
     engine::{
-        ByteRange, Engine, Error, Headers, ListPage, ListQuery, ObjectRef, PartOptions, PartRef,
+        ByteRange, Engine, Error, Headers, ListPage, ListQuery, ObjectRef, Opened, PartOptions, PartRef,
         Precondition, PutOptions,
     },
     local::Local,
@@ -34,6 +34,7 @@ async fn conforms(engine: Arc<dyn Engine>) {
     ranges(engine).await;
     preconditions(engine).await;
     cut_bodies(engine).await;
+    checksums(engine).await;
     copies(engine).await;
     listings(engine).await;
     uploads(engine).await;
@@ -330,6 +331,57 @@ async fn cut_bodies(engine: &dyn Engine) {
     assert_eq!(read(engine, "kept").await, b"before");
 }
 
+/// What is read, and what the reader says is its checksum.
+async fn summed(mut opened: Opened) -> (Vec<u8>, u64) {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut got = Vec::new();
+        io::Read::read_to_end(&mut opened.reader, &mut got).unwrap();
+        (got, opened.reader.crc64nvme())
+    });
+    reading.await.unwrap()
+}
+
+async fn checksums(engine: &dyn Engine) {
+    let crc = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+    let content = pattern(9, 3_000_000);
+    let target = object("checked");
+    let upload = engine.create_upload(&target, Headers::default()).await.unwrap();
+    for crc64nvme in [crc(&content), crc(&content) ^ 1] {
+        let options = PutOptions {
+            crc64nvme: Some(crc64nvme),
+            ..PutOptions::default()
+        };
+        let pieces = || body(content.chunks(700_000).map(|chunk| content.slice_ref(chunk)));
+        let written = engine.put(&target, options, pieces()).await;
+        let options = PartOptions {
+            crc64nvme: Some(crc64nvme),
+            ..PartOptions::default()
+        };
+        let sent = engine.upload_part(&target, &upload, 1, options, pieces()).await;
+        if crc64nvme == crc(&content) {
+            assert_eq!(written.unwrap().crc64nvme, Some(crc64nvme));
+            sent.unwrap();
+        } else {
+            assert!(matches!(written, Err(Error::BadDigest(_))), "{written:?}");
+            assert!(matches!(sent, Err(Error::BadDigest(_))), "{sent:?}");
+        }
+    }
+    assert_eq!(engine.parts(&target, &upload).await.unwrap().len(), 1);
+    engine.abort_upload(&target, &upload).await.unwrap();
+    let range = ByteRange::From {
+        first: 5,
+        last: Some(2_000_000),
+    };
+    for (range, expected) in [(None, &content[..]), (Some(range), &content[5..=2_000_000])] {
+        let opened = engine
+            .open(&target, range, &Precondition::default())
+            .await
+            .unwrap();
+        let (got, sum) = summed(opened).await;
+        assert!(got == expected && sum == crc(expected));
+    }
+}
+
 async fn copies(engine: &dyn Engine) {
     let content = pattern(3, 600_000);
     let source = put(engine, "source", content.clone()).await;
@@ -544,6 +596,17 @@ async fn uploads(engine: &dyn Engine) {
         .await
         .unwrap();
     assert_eq!(bytes(opened).await.unwrap(), whole[(5 << 20) - 3..(5 << 20) + 3]);
+    for (range, expected) in [
+        (None, &whole[..]),
+        (Some(across), &whole[(5 << 20) - 3..(5 << 20) + 3]),
+    ] {
+        let opened = engine
+            .open(&target, range, &Precondition::default())
+            .await
+            .unwrap();
+        let (got, sum) = summed(opened).await;
+        assert!(got == expected && sum == crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, expected));
+    }
     assert!(matches!(finish(parts).await, Err(Error::NoSuchUpload(_))));
 
     let dropped = engine.create_upload(&target, Headers::default()).await.unwrap();

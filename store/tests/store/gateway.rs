@@ -1,6 +1,6 @@
 //! The gateway before a storage node: the same answers, the bytes by the way that was promised, and no part for the whole.
 
-mod raw;
+pub mod raw;
 
 use crate::{
     body,
@@ -223,6 +223,16 @@ async fn a_client_cannot_tell_the_gateway_from_the_storage_node() {
             Request::new("GET", path).key(ACCESS, "wrong"),
         ),
         ("unsigned", Request::new("GET", path).unsigned()),
+        (
+            "wants the connection to speak for it",
+            Request::new("GET", path)
+                .unsigned()
+                .header("x-penstock-local-connect", "hello"),
+        ),
+        (
+            "wants the connection to speak for it later",
+            Request::new("GET", path).header("x-penstock-local-connect", "hello"),
+        ),
         (
             "asks for descriptors itself",
             Request::new("GET", path).header("x-penstock-lend", "only"),

@@ -744,6 +744,7 @@ async fn only_who_may_connect_and_signs_is_lent_anything() {
         matches!(refused, Err(Error::Unreachable { .. } | Error::NoFastPath { .. })),
         "a stranger"
     );
+    assert_eq!(host.local().way().await.unwrap().via, Via::Http, "cut off");
     assert!(host.metric("connection_failures_total") > 0);
 
     let host = Host::with(Limits::default(), |options| options.uids = vec![uid + 1, uid]).await;
@@ -801,6 +802,12 @@ async fn without_a_socket_what_must_be_local_fails_and_what_may_is_sent() {
             ..Options::default()
         })
     };
+    assert_eq!(host.local().way().await.unwrap().via, Via::Shm);
+    for policy in [Policy::Require, Policy::Prefer] {
+        let way = nowhere(policy).way().await.unwrap();
+        assert_eq!(way.via, Via::Http, "nobody serves the socket");
+        assert!(way.why.unwrap().contains("does not answer"), "{policy:?}");
+    }
     let required = nowhere(Policy::Require);
     let get = required
         .get("bucket", "object", None, &always())

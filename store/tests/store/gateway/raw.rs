@@ -3,12 +3,12 @@
 use crate::node::{ACCESS, SECRET};
 use aws_sigv4::{
     http_request::{
-        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-        UriPathNormalizationMode, sign,
+        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation,
+        SigningInstructions, SigningSettings, UriPathNormalizationMode, sign,
     },
     sign::v4,
 };
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -89,23 +89,6 @@ impl Request {
     }
 
     fn signature(&self, host: &str) -> Vec<(String, String)> {
-        let Some((access, secret)) = self.key else {
-            return Vec::new();
-        };
-        let identity = aws_credential_types::Credentials::new(access, secret, None, None, "test").into();
-        let mut settings = SigningSettings::default();
-        settings.percent_encoding_mode = PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region("us-east-1")
-            .name("s3")
-            .time(SystemTime::now())
-            .settings(settings)
-            .build()
-            .unwrap()
-            .into();
         let uri = format!("http://{host}{}", self.path);
         // As AWS asks, and as the AWS SDKs for C++ and Java do with the length.
         let length = self.body.len().to_string();
@@ -114,15 +97,8 @@ impl Request {
             .iter()
             .filter(|(name, _)| name.starts_with("x-amz-"))
             .map(|&(name, value)| -> (&str, &str) { (name, value) });
-        let signed = amz.chain([("content-length", length.as_str())]);
-        let request =
-            SignableRequest::new(self.method, uri, signed, SignableBody::Bytes(&self.body)).unwrap();
-        let (instructions, _) = sign(request, &params).unwrap().into_parts();
-        let headers = instructions.into_parts().0;
-        headers
-            .iter()
-            .map(|header| (header.name().to_owned(), header.value().to_owned()))
-            .collect()
+        let signed: Vec<_> = amz.chain([("content-length", length.as_str())]).collect();
+        signature(self.method, &uri, &signed, &self.body, self.key)
     }
 
     pub async fn begin_without_body(&self, endpoint: &str) -> TcpStream {
@@ -143,6 +119,73 @@ impl Request {
     pub async fn send(&self, endpoint: &str) -> Answer {
         read(&mut self.begin(endpoint).await, self.method).await
     }
+}
+
+/// The headers that sign a request and these of its headers; none without a key.
+pub fn signature(
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    key: Option<(&str, &str)>,
+) -> Vec<(String, String)> {
+    let Some(key) = key else {
+        return Vec::new();
+    };
+    let signed = signed(
+        (method, uri),
+        headers,
+        SignableBody::Bytes(body),
+        key,
+        SignatureLocation::Headers,
+    );
+    let headers = signed.into_parts().0;
+    headers
+        .iter()
+        .map(|header| (header.name().to_owned(), header.value().to_owned()))
+        .collect()
+}
+
+/// The query that signs a GET of a URL, for whoever has it.
+pub fn presigned(uri: &str, key: (&str, &str)) -> String {
+    let place = SignatureLocation::QueryParams;
+    let signed = signed(("GET", uri), &[], SignableBody::UnsignedPayload, key, place);
+    let parameters = signed.into_parts().1;
+    let pairs: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.replace('/', "%2F")))
+        .collect();
+    pairs.join("&")
+}
+
+fn signed(
+    (method, uri): (&str, &str),
+    headers: &[(&str, &str)],
+    body: SignableBody<'_>,
+    (access, secret): (&str, &str),
+    place: SignatureLocation,
+) -> SigningInstructions {
+    let identity = aws_credential_types::Credentials::new(access, secret, None, None, "test").into();
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings.signature_location = place;
+    if place == SignatureLocation::QueryParams {
+        settings.expires_in = Some(Duration::from_secs(60));
+    } else {
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    }
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("s3")
+        .time(SystemTime::now())
+        .settings(settings)
+        .build()
+        .unwrap()
+        .into();
+    let request = SignableRequest::new(method, uri, headers.iter().copied(), body).unwrap();
+    sign(request, &params).unwrap().into_parts().0
 }
 
 /// The next answer, whose body has a length or ends with the connection.
