@@ -7,7 +7,7 @@ use super::{
 use crate::{
     engine::Engine,
     metrics::Metrics,
-    rdma::{Names, Rdma, Route},
+    rdma::{Names, Rdma, Receipt, Refusal, Route},
 };
 use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
@@ -37,6 +37,7 @@ pub(crate) fn note_operation(name: &str) {
 #[derive(Clone)]
 pub struct Service {
     s3: S3Service,
+    rdma: Rdma,
     metrics: Metrics,
     node_id: Option<HeaderValue>,
 }
@@ -67,12 +68,16 @@ impl Service {
             rdma: rdma.clone(),
         });
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        builder.set_auth(Keys(root));
-        builder.set_access(Access);
+        let gateway = rdma.gateway().cloned();
+        builder.set_access(Access {
+            gateway: gateway.as_ref().map(|key| key.access_key_id().to_owned()),
+        });
+        builder.set_auth(Keys { root, gateway });
         builder.set_validation(Names::new());
-        builder.set_route(Route(rdma));
+        builder.set_route(Route(rdma.clone()));
         Self {
             s3: builder.build(),
+            rdma,
             metrics,
             node_id: None,
         }
@@ -99,17 +104,25 @@ impl Service {
 
     async fn answer_nameless(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
-        if let Some(refusal) = refuse(&request) {
-            let response = refusal
-                .to_http_response()
-                .map_err(|error| HttpError::new(Box::new(error)))?;
+        let refused = |refusal: S3Error| {
+            let response = written(refusal)?;
             self.metrics
                 .request("Refused", response.status(), begun.elapsed());
-            return Ok(response);
+            Ok(response)
+        };
+        if let Some(refusal) = refuse(&request) {
+            return refused(refusal);
         }
+        hide_tokens(&mut request);
+        let (request, receipt) = match self.take_in(request) {
+            Ok(taken) => taken,
+            Err(refusal) => return refused(refusal.answer()),
+        };
         let scoped = OPERATION.scope(RefCell::new(None), async {
-            hide_tokens(&mut request);
-            let answer = self.s3.call(request.map(Body::from)).await;
+            let mut answer = self.s3.call(request).await;
+            if let Some(receipt) = receipt {
+                answer = receipt.end(answer).await;
+            }
             (answer, OPERATION.with(RefCell::take))
         });
         let (answer, operation) = scoped.await;
@@ -121,6 +134,54 @@ impl Service {
         }
         answer
     }
+}
+
+/// A body that a gateway has in its window, beside the request that has it as if it had come by HTTP.
+struct Receiving {
+    receipt: Receipt,
+    length: u64,
+}
+
+impl Receiving {
+    /// The answer, once nothing is under way any more. What the transfer was refused with comes through several readers, which say
+    /// other things of it.
+    async fn end(self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+        self.receipt.drained().await;
+        let mut answer = answer?;
+        if answer.status().is_success() {
+            answer.headers_mut().extend(self.receipt.headers(self.length));
+        } else if let Some(refusal) = self.receipt.refusal() {
+            return written(refusal.answer());
+        }
+        Ok(answer)
+    }
+}
+
+impl Service {
+    /// The request as its client sent it, where a gateway carries it.
+    fn take_in(&self, mut request: Request<Incoming>) -> Result<(Request<Body>, Option<Receiving>), Refusal> {
+        let Some(carried) = self.rdma.carried(&mut request)? else {
+            return Ok((request.map(Body::from), None));
+        };
+        if request.method() != Method::PUT {
+            request.extensions_mut().insert(carried);
+            return Ok((request.map(Body::from), None));
+        }
+        let length = u64::from(carried.tokened.token.window.size);
+        let (body, receipt) = self.rdma.receive(carried.tokened.clone())?;
+        request
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        request.extensions_mut().insert(carried);
+        let request = request.map(|_nothing| Body::from(body));
+        Ok((request, Some(Receiving { receipt, length })))
+    }
+}
+
+fn written(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error
+        .to_http_response()
+        .map_err(|error| HttpError::new(Box::new(error)))
 }
 
 /// s3s logs requests; what opens memory must not be in a log.
