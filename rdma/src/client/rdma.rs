@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   get, put, upload_part ── read, write ── lanes ──┐   each rail in turn, the least used one first
+//!   a gateway's: carry ─────────────────────────────┤
 //!   get_into_memory, put_from_memory ───────────────┤── exchange: open a window, ask for it, close it or kill ── Sessions
 //! ```
 //! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
 //! again only when the window is closed, or the queue pair dead.
 
+mod carry;
 mod connect;
 mod exchange;
 mod judge;
@@ -15,6 +17,8 @@ mod memory;
 mod read;
 mod sessions;
 mod write;
+
+pub(crate) use carry::{Carry, CarryOptions, Got, Put, Why};
 
 use super::Client;
 use crate::fabric::Rails;

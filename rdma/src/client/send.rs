@@ -5,7 +5,7 @@ use super::{
     body::{Outgoing, Progress},
     local::Local,
     request::{Repeat, Request},
-    sign::sign_headers,
+    sign::{sign_beside, sign_headers},
 };
 use crate::{ERROR_CODE, Error, Result, xml};
 use bytes::{Bytes, BytesMut};
@@ -67,14 +67,18 @@ impl Client {
         }
         let uri = self.inner.endpoint.uri(&request.path_and_query)?;
         let mut headers = request.headers.clone();
-        sign_headers(
-            &self.inner.credentials,
-            &self.inner.options.region,
-            &request.method,
-            &uri,
-            &mut headers,
-            &request.payload,
-        )?;
+        let credentials = &self.inner.credentials;
+        match &request.foreign {
+            Some(_) => sign_beside(credentials, &request.method, &uri, &mut headers)?,
+            None => sign_headers(
+                credentials,
+                &self.inner.options.region,
+                &request.method,
+                &uri,
+                &mut headers,
+                &request.payload,
+            )?,
+        }
         let progress = Progress::begin();
         let mut message = http::Request::new(Outgoing::new(&request.payload, progress.clone()));
         *message.method_mut() = request.method.clone();
@@ -114,6 +118,12 @@ impl Client {
         let (parts, body) = response.into_parts();
         let headers = parts.headers;
         let body = self.collect(body).await.unwrap_or_default();
+        if let Some(foreign) = &request.foreign {
+            let mut said = Response::new(body.clone());
+            *said.status_mut() = status;
+            *said.headers_mut() = headers.clone();
+            foreign.refused(said);
+        }
         let (code, message) = match xml::error(&body) {
             Some(said) => said,
             None => (code, status.canonical_reason().unwrap_or("").to_owned()),
