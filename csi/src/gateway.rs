@@ -8,7 +8,7 @@ pub use config::{Config, ConfigError, Identity, UpstreamConfig};
 pub use keeper::{Keeper, KeeperArgs};
 
 use crate::transport::{Transport, TransportArgs};
-use penstock_rdma::Policy;
+use penstock_rdma::{Policy, relay::RelayMemory};
 use penstock_service::CancellationToken;
 use penstock_store::{
     gateway::{GatewayError, GatewayMetrics, GatewayServer},
@@ -21,6 +21,9 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::Semaphore;
+
+/// Bytes of memory for what goes by RDMA, for all clients together.
+const RDMA_MEMORY: u64 = 256 << 20;
 
 /// Options of the role `gateway`.
 #[derive(Debug, clap::Args)]
@@ -160,7 +163,10 @@ pub async fn run(
     let connections = Arc::new(Semaphore::new(
         usize::try_from(args.max_connections).unwrap_or(usize::MAX),
     ));
-    let upstream = config.upstream(&Transport::find(&args.transport, args.host))?;
+    let upstream = config.upstream(
+        &Transport::find(&args.transport, args.host),
+        &RelayMemory::new(RDMA_MEMORY),
+    )?;
     let server = GatewayServer::bind(config.listen, tls, upstream, &metrics, connections).await?;
     let address = server.address().map_err(Error::Address)?;
     listening.pass();

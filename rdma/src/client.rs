@@ -13,6 +13,7 @@ mod sign;
 mod upload;
 
 pub use object::{Download, Fallback};
+pub use rdma::RelayMemory;
 pub(crate) use rdma::{Carry, CarryOptions, Got, Put, Why};
 
 use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Rails, local::Local};

@@ -13,6 +13,7 @@
 
 mod request;
 
+pub use crate::client::RelayMemory;
 pub use request::RelayBody;
 pub(crate) use request::strip;
 
@@ -60,8 +61,8 @@ pub struct RelayRdma {
     pub rails: Rails,
     /// The relay's own key pair, which the storage node knows as its gateway's. It gives access to no object.
     pub identity: Credentials,
-    /// Memory for all clients together, in bytes.
-    pub memory: u64,
+    /// What bytes are in on their way.
+    pub memory: RelayMemory,
     /// Where HTTP is allowed, fewer bytes than this go by it.
     pub threshold: u64,
     /// A body of a PUT is kept whole until the storage node has fetched it; those of more bytes than this go by HTTP.
@@ -70,11 +71,11 @@ pub struct RelayRdma {
 
 impl RelayRdma {
     /// With the settings that most have.
-    pub fn new(rails: Rails, identity: Credentials) -> Self {
+    pub fn new(rails: Rails, identity: Credentials, memory: RelayMemory) -> Self {
         Self {
             rails,
             identity,
-            memory: 256 << 20,
+            memory,
             threshold: 64 << 10,
             largest_body: 64 << 20,
         }
@@ -200,10 +201,10 @@ impl ByRdma {
             rails: Some(rdma.rails.clone()),
             ..Options::default()
         };
-        Carry::client_options(&mut of_client, rdma.memory);
+        Carry::client_options(&mut of_client, &rdma.memory);
         let client = Client::new(endpoint.clone(), rdma.identity.clone(), of_client)?;
         let options = CarryOptions {
-            memory: rdma.memory,
+            memory: rdma.memory.clone(),
             least: rdma.threshold,
             largest_body: rdma.largest_body,
         };

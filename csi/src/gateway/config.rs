@@ -4,7 +4,7 @@
 use crate::transport::Transport;
 use penstock_rdma::{
     Credentials, Policy,
-    relay::{RelayOptions, RelayRdma},
+    relay::{RelayMemory, RelayOptions, RelayRdma},
 };
 use penstock_store::gateway::Upstream;
 use serde::Deserialize;
@@ -141,11 +141,11 @@ impl Config {
 }
 
 impl UpstreamConfig {
-    /// The upstream, reached from this host.
+    /// The upstream, reached from this host; bytes by RDMA are in `memory`.
     ///
     /// # Errors
     /// When its endpoint is none.
-    pub fn upstream(&self, transport: &Transport) -> Result<Upstream, ConfigError> {
+    pub fn upstream(&self, transport: &Transport, memory: &RelayMemory) -> Result<Upstream, ConfigError> {
         let endpoint = self.endpoint.parse().map_err(|source| ConfigError::Endpoint {
             name: self.name.clone(),
             source,
@@ -153,7 +153,7 @@ impl UpstreamConfig {
         let rdma = self.identity.as_ref().zip(transport.rails());
         let rdma = rdma.map(|(identity, rails)| {
             let identity = Credentials::new(&identity.access_key_id, &identity.secret_access_key);
-            RelayRdma::new(rails.clone(), identity)
+            RelayRdma::new(rails.clone(), identity, memory.clone())
         });
         let host = transport.host();
         Ok(Upstream {

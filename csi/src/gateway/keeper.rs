@@ -1,8 +1,9 @@
 //! Keeps the gateways of an agent as its configuration wants them. A changed folder is followed without a restart, because a
 //! restart of the agent ends mounts.
 
-use super::{Config, TlsArgs, UpstreamConfig};
+use super::{Config, RDMA_MEMORY, TlsArgs, UpstreamConfig};
 use crate::transport::Transport;
+use penstock_rdma::relay::RelayMemory;
 use penstock_service::{CancellationToken, Flag, chain};
 use penstock_store::gateway::{GatewayMetrics, GatewayServer};
 use std::{
@@ -49,6 +50,7 @@ struct Running {
 pub struct Keeper {
     args: KeeperArgs,
     transport: Transport,
+    memory: RelayMemory,
     metrics: GatewayMetrics,
     connections: Arc<Semaphore>,
     running: HashMap<String, Running>,
@@ -65,6 +67,7 @@ impl Keeper {
             connections: Arc::new(Semaphore::new(connections)),
             args,
             transport,
+            memory: RelayMemory::new(RDMA_MEMORY),
             metrics,
             running: HashMap::new(),
             ending: Vec::new(),
@@ -154,7 +157,7 @@ impl Keeper {
     async fn start(&self, wanted: Wanted) -> Result<Running, String> {
         let upstream = wanted
             .upstream
-            .upstream(&self.transport)
+            .upstream(&self.transport, &self.memory)
             .map_err(|error| chain(&error))?;
         let bind = || async {
             let tls = self.args.tls.load().map_err(|error| chain(&error))?;

@@ -18,6 +18,7 @@ mod read;
 mod sessions;
 mod write;
 
+pub use carry::RelayMemory;
 pub(crate) use carry::{Carry, CarryOptions, Got, Put, Why};
 
 use super::Client;

@@ -21,7 +21,7 @@ use penstock_rdma::{
         loopback::{Effect, Network},
     },
     protocol::Offer,
-    relay::{RelayOptions, RelayRdma},
+    relay::{RelayMemory, RelayOptions, RelayRdma},
 };
 use penstock_service::CancellationToken;
 use penstock_store::{
@@ -53,7 +53,7 @@ impl Gateway {
         Self::start_with(
             &node.endpoint,
             Policy::Prefer,
-            RelayRdma::new(Rails::of([device]), identity()),
+            by_rdma(Rails::of([device]), identity()),
         )
         .await
     }
@@ -118,6 +118,10 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn by_rdma(rails: Rails, identity: Credentials) -> RelayRdma {
+    RelayRdma::new(rails, identity, RelayMemory::new(256 << 20))
 }
 
 fn identity() -> Credentials {
@@ -691,7 +695,7 @@ async fn what_cannot_go_by_rdma_goes_by_http_and_is_counted_so() {
         ),
     ];
     for (what, node, identity, rails) in cases {
-        let rdma = RelayRdma::new(rails.clone(), identity.clone());
+        let rdma = by_rdma(rails.clone(), identity.clone());
         let gateway = Gateway::start_with(&node.endpoint, Policy::Prefer, rdma).await;
         let client = gateway.client();
         in_time(put(&client, "k", &content)).await;
@@ -703,7 +707,7 @@ async fn what_cannot_go_by_rdma_goes_by_http_and_is_counted_so() {
             0
         );
         // Where it has to be RDMA, it is nothing.
-        let required = RelayRdma::new(rails, identity);
+        let required = by_rdma(rails, identity);
         let gateway = Gateway::start_with(&node.endpoint, Policy::Require, required).await;
         let answer = in_time(async { gateway.request("GET", "k").sign().send().await }).await;
         assert_eq!(
@@ -714,7 +718,7 @@ async fn what_cannot_go_by_rdma_goes_by_http_and_is_counted_so() {
     }
     assert_eq!(with.moved_by_rdma(), (0, 0));
 
-    let rdma = RelayRdma::new(Rails::of([fabric.device("d")]), identity());
+    let rdma = by_rdma(Rails::of([fabric.device("d")]), identity());
     let required = Gateway::start_with(&with.endpoint, Policy::Require, rdma).await;
     let client = required.client();
     // Small ones too, and what is no object's bytes.

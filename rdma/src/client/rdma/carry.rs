@@ -47,14 +47,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(60);
 /// The unit in which memory for bodies is counted.
 const UNIT: u64 = 1 << 20;
-/// A body up to this length goes into memory that stays registered; a longer one's is registered for it alone.
-const BODY: usize = 16 << 20;
+/// A body up to this length goes into memory that stays registered; a longer one's is registered for it alone. Parts of 8 MiB are what
+/// most SDKs send, with some framing. No other user of the devices has chunks of this length, and so the same pool: a client that sends
+/// slowly must not hold up mounts.
+const BODY: usize = (8 << 20) + (64 << 10);
+
+/// Memory for the clients of all gateways of a process together. Clones are the same memory.
+#[derive(Debug, Clone)]
+pub struct RelayMemory {
+    bytes: u64,
+    windows: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+}
+
+impl RelayMemory {
+    /// So many bytes: one half for GETs, one for PUTs. Nothing is registered yet.
+    pub fn new(bytes: u64) -> Self {
+        let places = |unit: u64| {
+            let places = usize::try_from(bytes / 2 / unit).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)))
+        };
+        Self {
+            bytes,
+            windows: places(WINDOW as u64),
+            bodies: places(UNIT),
+        }
+    }
+}
 
 /// How a gateway carries bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct CarryOptions {
-    /// Memory for all clients together, in bytes: one half for GETs, one for PUTs.
-    pub memory: u64,
+    /// Shared with other gateways.
+    pub memory: RelayMemory,
     /// Fewer bytes than this are not worth a window.
     pub least: u64,
     /// Bodies of more bytes than this are never held.
@@ -65,8 +90,6 @@ pub(crate) struct CarryOptions {
 pub(crate) struct Carry {
     client: Client,
     options: CarryOptions,
-    windows: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
 }
 
 /// What became of a GET.
@@ -115,22 +138,12 @@ pub(crate) struct Moving {
 impl Carry {
     /// By a client that has the gateway's identity and devices. Nothing is sent yet.
     pub fn new(client: Client, options: CarryOptions) -> Self {
-        let half = options.memory / 2;
-        let places = |unit: u64| {
-            let places = usize::try_from(half / unit).unwrap_or(usize::MAX);
-            Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)))
-        };
-        Self {
-            client,
-            options,
-            windows: places(WINDOW as u64),
-            bodies: places(UNIT),
-        }
+        Self { client, options }
     }
 
     /// The options of its client.
-    pub fn client_options(options: &mut Options, memory: u64) {
-        options.rdma_memory = memory;
+    pub fn client_options(options: &mut Options, memory: &RelayMemory) {
+        options.rdma_memory = memory.bytes;
         options.part_size = BODY;
         // Where HTTP can do it at once, nobody waits for long.
         options.retries = 1;
@@ -187,7 +200,7 @@ impl Carry {
             Ok(rdma) => rdma,
             Err(why) => return Got::Not(why),
         };
-        let Ok(permit) = Arc::clone(&self.windows).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.options.memory.windows).try_acquire_owned() else {
             return Got::Not(Why::Busy);
         };
         let (mut request, foreign) = Self::request(head, Repeat::Always);
@@ -263,7 +276,7 @@ impl Carry {
         };
         let rest = Rest {
             rdma: Arc::clone(rdma),
-            windows: Arc::clone(&self.windows),
+            windows: Arc::clone(&self.options.memory.windows),
             reading,
             next: answer.bytes,
             given: 0,
@@ -299,8 +312,9 @@ impl Carry {
         if let Err(why) = self.is_there().await {
             return Put::Not(why, None);
         }
-        let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.bodies).try_acquire_many_owned(units) else {
+        let counted = length.max(BODY as u64);
+        let units = u32::try_from(counted.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.options.memory.bodies).try_acquire_many_owned(units) else {
             return Put::Not(Why::Busy, None);
         };
         let (Some(lane), Ok(size)) = (rdma.lanes.next(&[]), usize::try_from(length)) else {
