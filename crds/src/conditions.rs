@@ -19,6 +19,10 @@ pub const NODES_READY: &str = "NodesReady";
 /// with policy `Require` only.
 pub const RDMA_READY: &str = "RdmaReady";
 
+/// Agents serve S3 for the cluster to the pods of their nodes. `False` says why not; it does not count for `Ready`, because the storage
+/// nodes serve all the same.
+pub const GATEWAY_READY: &str = "GatewayReady";
+
 /// All is as wanted.
 pub const REASON_READY: &str = "Ready";
 /// The spec says that this step is not wanted.
@@ -31,6 +35,10 @@ pub const REASON_NODE_FAILING: &str = "NodeFailing";
 pub const REASON_INCOMPLETE_SECRET: &str = "IncompleteSecret";
 /// An object of that name exists and is not Penstock's.
 pub const REASON_NAME_TAKEN: &str = "NameTaken";
+/// The installation does not have what the spec asks for; the message says which value of the chart gives it.
+pub const REASON_NOT_INSTALLED: &str = "NotInstalled";
+/// A port is another StorageCluster's.
+pub const REASON_PORT_TAKEN: &str = "PortTaken";
 /// The API server refused something; the message says what.
 pub const REASON_API_REFUSED: &str = "ApiRefused";
 /// Nothing is waited for.

@@ -79,6 +79,11 @@ pub struct StorageClusterSpec {
     #[schemars(length(min = 2, max = 69), pattern("^/[^.].*$"))]
     pub local_path: Option<String>,
 
+    /// S3 for the pods of every Kubernetes node, by the agent of that node, so that programs which know nothing of Penstock have its
+    /// fast paths. Needs the chart's `csi.agent.gateway.enabled`.
+    #[serde(default)]
+    pub gateway: Gateway,
+
     /// What deleting the StorageCluster does to its data, keys and certificates.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -314,6 +319,32 @@ impl RdmaPolicy {
     }
 }
 
+/// S3 for the pods of every Kubernetes node, by the agent of that node.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.port) || self.enabled").message(
+    "port is the gateway's: set enabled to true, or leave port out"
+))]
+pub struct Gateway {
+    /// Serve it: a Service in the namespace of the chart leads each pod to the agent of its own node (`status.gateway.endpoint`).
+    #[serde(default)]
+    pub enabled: bool,
+
+    /// Port of the agents for this StorageCluster, another one for each; with `hostNetwork` of the agents it is a port of the Kubernetes
+    /// nodes. Default: the first that is free from 9100 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 65535))]
+    #[x_kube(validation = Rule::new("self != 9090 && self != 9091").message(
+        "ports 9090 and 9091 are the agents' own: choose another one"
+    ))]
+    pub port: Option<u16>,
+
+    /// Whether bytes go past HTTP between agent and storage node: by its socket on the same node, by RDMA to another one. `Prefer`:
+    /// where that can be. `Require`: requests whose bytes cannot are refused. `Disabled`: HTTP always.
+    #[serde(default)]
+    pub fast_path: RdmaPolicy,
+}
+
 /// How the storage node may pin memory.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum LockedMemory {
@@ -448,6 +479,18 @@ pub struct StorageClusterStatus {
     /// Storage nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
+
+    /// How agents serve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayStatus>,
+}
+
+/// How agents serve a StorageCluster to the pods of their nodes.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Where, for every pod within the Kubernetes cluster.
+    pub endpoint: String,
 }
 
 /// How many storage nodes there are.

@@ -94,11 +94,12 @@ pub async fn run(
         local_sockets: args.local_sockets,
         local_socket: None,
     };
-    let keeper = Keeper::new(args.gateway, host.clone(), gateway_metrics);
+    let transport = Transport::find(&args.transport, host);
+    let keeper = Keeper::new(args.gateway, transport.clone(), gateway_metrics);
     let agent = Agent {
         staging: prepare(&args.state_dir, &metrics).await?,
         metrics,
-        transport: Transport::find(&args.transport, host),
+        transport,
         served: Arc::default(),
         passthrough: args
             .passthrough_socket

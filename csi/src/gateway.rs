@@ -1,20 +1,29 @@
-//! The node's S3 gateway ([`penstock_store::gateway`]): as a part of the role `agent`, for the storage nodes that a file names, and as
+//! The node's S3 gateway ([`penstock_store::gateway`]): as a part of the role `agent`, for the storage nodes that a folder names, and as
 //! a role of its own, for one storage node without Kubernetes.
 
 mod config;
 mod keeper;
 
-pub use config::{Config, ConfigError, UpstreamConfig};
+pub use config::{Config, ConfigError, Identity, UpstreamConfig};
 pub use keeper::{Keeper, KeeperArgs};
 
-use penstock_rdma::Policy;
+use crate::transport::{Transport, TransportArgs};
+use penstock_rdma::{Policy, relay::RelayMemory};
 use penstock_service::CancellationToken;
 use penstock_store::{
     gateway::{GatewayError, GatewayMetrics, GatewayServer},
     server::{self, ServeError},
 };
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::Semaphore;
+
+/// Bytes of memory for what goes by RDMA, for all clients together.
+const RDMA_MEMORY: u64 = 256 << 20;
 
 /// Options of the role `gateway`.
 #[derive(Debug, clap::Args)]
@@ -28,10 +37,19 @@ pub struct Args {
     /// Address that serves S3.
     #[arg(long, default_value = "127.0.0.1:9100", value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Whether bytes of a storage node on this host go past its port: `require` refuses them otherwise, `prefer` sends them by HTTP
-    /// then, `off` always does.
+    /// Whether bytes go by the socket of a storage node on this host, or to another host by RDMA: `require` refuses them otherwise,
+    /// `prefer` sends them by HTTP then, `off` always does.
     #[arg(long, default_value = "prefer", value_name = "POLICY")]
     pub fast_path: Policy,
+    /// File with the access key of the gateway's own identity (penstock-store serve --gateway-access-key-file), without which
+    /// nothing goes by RDMA.
+    #[arg(long, value_name = "FILE", requires = "secret_key_file")]
+    pub access_key_file: Option<PathBuf>,
+    /// File with its secret key.
+    #[arg(long, value_name = "FILE", requires = "access_key_file")]
+    pub secret_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub transport: TransportArgs,
     #[command(flatten)]
     pub host: crate::access::Host,
     #[command(flatten)]
@@ -86,6 +104,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file of the gateway's identity.
+    #[error("cannot read the gateway's key file {}", .path.display())]
+    Key {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The upstream.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -130,13 +156,17 @@ pub async fn run(
         endpoint: args.endpoint,
         ca,
         fast_path: args.fast_path,
+        identity: identity(args.access_key_file.as_deref(), args.secret_key_file.as_deref())?,
     };
     let tls = args.tls.load()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let connections = Arc::new(Semaphore::new(
         usize::try_from(args.max_connections).unwrap_or(usize::MAX),
     ));
-    let upstream = config.upstream(&args.host)?;
+    let upstream = config.upstream(
+        &Transport::find(&args.transport, args.host),
+        &RelayMemory::new(RDMA_MEMORY),
+    )?;
     let server = GatewayServer::bind(config.listen, tls, upstream, &metrics, connections).await?;
     let address = server.address().map_err(Error::Address)?;
     listening.pass();
@@ -144,4 +174,20 @@ pub async fn run(
     tracing::info!(%address, endpoint = config.endpoint, "serving S3");
     server.run(shutdown).await;
     Ok(())
+}
+
+fn identity(access: Option<&Path>, secret: Option<&Path>) -> Result<Option<Identity>, Error> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|source| Error::Key {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    let (Some(access), Some(secret)) = (access, secret) else {
+        return Ok(None);
+    };
+    Ok(Some(Identity {
+        access_key_id: read(access)?,
+        secret_access_key: read(secret)?,
+    }))
 }

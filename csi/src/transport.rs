@@ -55,6 +55,16 @@ impl Transport {
         access.engine_by(policy, self.rails.clone(), &self.host)
     }
 
+    /// The devices, and those that come later.
+    pub fn rails(&self) -> Option<&Rails> {
+        self.rails.as_ref()
+    }
+
+    /// Where this host has sockets of storage nodes.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Why bytes travel by HTTP: what is missing here goes before what the storage node said.
     pub fn why_not(&self, said: Option<String>) -> String {
         let here = match &self.rails {

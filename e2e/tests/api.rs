@@ -75,6 +75,33 @@ async fn a_name_that_no_service_can_have_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_gateway_has_a_port_of_its_own() -> Result<()> {
+    in_namespace("api", async |ns| {
+        let with = |gateway: Value| json!({"storage": template("1Gi"), "gateway": gateway});
+        for good in [
+            json!({"enabled": true}),
+            json!({"enabled": true, "port": 9150, "fastPath": "Require"}),
+            json!({"enabled": false}),
+        ] {
+            accepted(&ns, with(good)).await?;
+        }
+        for (bad, because) in [
+            (json!({"enabled": true, "port": 9091}), "the agents' own"),
+            (json!({"enabled": true, "port": 80}), "spec.gateway.port"),
+            (json!({"port": 9150}), "set enabled to true"),
+            (
+                json!({"enabled": true, "fastPath": "Off"}),
+                "spec.gateway.fastPath",
+            ),
+        ] {
+            refused(&ns, with(bad), because).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn what_rdma_cannot_be_is_refused() -> Result<()> {
     in_namespace("api", async |ns| {
         let with = |rdma: Value| json!({"storage": template("1Gi"), "rdma": rdma});

@@ -11,7 +11,7 @@ use penstock_e2e::{
     Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, object,
     storage,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const CRD: &str = "storageclusters.penstock.io";
 /// What is off by default, in each of its forms.
@@ -43,7 +43,7 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("operator.replicas=many", "replicas"),
         ("noSuchValue=1", "noSuchValue"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
-        ("csi.agent.gateway.upstreams[0].name=x", "endpoint"),
+        ("csi.agent.gateway.upstreams[0].name=x", "upstreams"),
         ("devices.mode=Both", "mode"),
     ] {
         let Err(error) = rendered(&["--set", setting]).await else {
@@ -55,48 +55,56 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
 }
 
 #[tokio::test]
-async fn each_upstream_of_the_gateway_has_a_service_that_stays_on_the_node() -> Result<()> {
-    let upstreams = |ports: [u16; 2]| {
-        let of = |name: &str, port: u16| json!({"name": name, "endpoint": "https://demo.default.svc:9000", "port": port});
-        format!(
-            "csi.agent.gateway.upstreams={}",
-            json!([of("one", ports[0]), of("two", ports[1])])
-        )
-    };
+async fn the_gateway_is_a_capability_that_storage_clusters_switch_on() -> Result<()> {
     let from = r#"csi.agent.gateway.from=[{"podSelector":{}}]"#;
-    let manifests = rendered(&["--set-json", &upstreams([9100, 9101]), "--set-json", from]).await?;
+    let manifests = rendered(&["--set-json", from]).await?;
     server_accepts(&manifests).await?;
     let all = documents(&manifests)?;
-    for (name, port) in [("penstock-gateway-one", 9100), ("penstock-gateway-two", 9101)] {
-        let service = all
+    let named = |kind: &str, name: &str| {
+        let found = all
             .iter()
-            .find(|document| document["kind"] == "Service" && document["metadata"]["name"] == name)
-            .context("no Service")?;
-        ensure!(
-            service["spec"]["internalTrafficPolicy"] == "Local",
-            "{name}: {service}"
-        );
-        ensure!(
-            service["spec"]["ports"][0]["targetPort"] == port,
-            "{name}: {service}"
-        );
+            .find(|document| document["kind"] == kind && document["metadata"]["name"] == name);
+        found.with_context(|| format!("no {kind} {name}"))
+    };
+    let nodes = named("DaemonSet", "penstock-node")?;
+    let mounted = &nodes["spec"]["template"]["spec"]["volumes"];
+    let secret = mounted
+        .as_array()
+        .and_then(|volumes| volumes.iter().find(|volume| volume["name"] == "gateway"));
+    // There is none before the first StorageCluster that wants a gateway.
+    ensure!(
+        secret.is_some_and(|volume| volume["secret"]["optional"] == true),
+        "{mounted}"
+    );
+    let operator = named("Deployment", "penstock-operator")?;
+    let environment = &operator["spec"]["template"]["spec"]["containers"][0]["env"];
+    let selector = environment
+        .as_array()
+        .and_then(|all| {
+            all.iter()
+                .find(|variable| variable["name"] == "PENSTOCK_GATEWAY_SELECTOR")
+        })
+        .and_then(|variable| variable["value"].as_str())
+        .context("the operator does not know the agents")?;
+    let labels = &nodes["spec"]["template"]["metadata"]["labels"];
+    for pair in selector.split(',') {
+        let (key, value) = pair.split_once('=').context("no label")?;
+        ensure!(labels[key] == value, "{pair} is not among {labels}");
     }
     ensure!(
-        all.iter().any(|document| document["kind"] == "NetworkPolicy"),
-        "nothing says who may reach the gateway"
+        named("Role", "penstock-operator")?["rules"]
+            .to_string()
+            .contains("services"),
+        "the operator cannot take a gateway's Service away"
     );
-    let Err(error) = rendered(&["--set-json", &upstreams([9100, 9100])]).await else {
-        penstock_e2e::bail!("two upstreams with one port were accepted");
-    };
-    ensure!(
-        format!("{error:#}").contains("one and two have the same port 9100"),
-        "{error:#}"
-    );
+    named("NetworkPolicy", "penstock-gateway")?;
     let off = rendered(&["--set", "csi.agent.gateway.enabled=false"]).await?;
-    ensure!(
-        !off.contains("gateway"),
-        "there is something of the gateway where it is off"
-    );
+    for document in documents(&off)? {
+        ensure!(
+            document["kind"] == "CustomResourceDefinition" || !document.to_string().contains("gateway"),
+            "there is something of the gateway where it is off: {document}"
+        );
+    }
     Ok(())
 }
 

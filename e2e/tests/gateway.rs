@@ -1,6 +1,4 @@
 //! The node gateway: ordinary HTTP clients in pods, with ordinary presigned URLs, and what the agents count.
-//!
-//! The test changes the configuration of the one installation that all suites share, and nothing else of it, so it is one test.
 
 use aws_sigv4::{
     http_request::{
@@ -13,47 +11,47 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use penstock_e2e::{
     Context, Namespace, Result, Wait, chart, client, command, ensure, eventually, in_namespace, nodes,
-    storage,
+    object, storage,
 };
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
-const UPSTREAM: &str = "e2e";
-const HOST: &str = "penstock-gateway-e2e.penstock-system.svc:9000";
+const CLUSTER: &str = "near";
 const LENGTH: u64 = 9_000_000;
 
 #[tokio::test]
 async fn pods_reach_a_storage_node_by_the_gateway_of_their_node() -> Result<()> {
-    let outcome = in_namespace("gateway", async |ns| through(&ns).await).await;
-    // Whatever happened, the other suites and a second run find the chart as it was.
-    chart::install(&[]).await?;
-    outcome
+    in_namespace("gateway", async |ns| {
+        through(&ns).await?;
+        ends(&ns).await
+    })
+    .await
 }
 
 async fn through(ns: &Namespace) -> Result<()> {
     let names = nodes(&client().await?).await?;
     let first = names.first().context("the cluster has no node")?.clone();
     let second = names.get(1).unwrap_or(&first).clone();
-    let cluster = storage::cluster(ns, "near")
+    let cluster = storage::cluster(ns, CLUSTER)
         .await?
         .with(json!({
-            "localPath": "/var/lib/penstock-sockets", "nodeSelector": {"kubernetes.io/hostname": first},
+            "gateway": {"enabled": true}, "localPath": "/var/lib/penstock-sockets", "nodeSelector": {"kubernetes.io/hostname": first},
         }))
         .created()
         .await?;
-    configure(ns, &cluster).await?;
+    let host = served_at(ns).await?;
     for node in [&first, &second] {
-        // The kubelet brings a changed ConfigMap to a running pod, which takes it up without a restart.
+        // The kubelet brings a changed Secret to a running pod, which takes it up without a restart.
         counts(ns, node, "upstream_reachable", "", |value| value == 1).await?;
     }
-    let keys = Keys::of(ns, &cluster.credentials).await?;
+    let keys = Keys::of(ns, &host, &cluster.credentials).await?;
     let bucket = keys.url("PUT", "/bucket")?;
     let (put, get) = (keys.url("PUT", "/bucket/key")?, keys.url("GET", "/bucket/key")?);
-    let (host, port) = HOST.split_once(':').context("no port")?;
+    let (name, port) = host.split_once(':').context("no port")?;
     // PUT by hand, because busybox' wget cannot. Its nc ends its side with the input, which ends an HTTP request: so the input ends late.
     let send = format!(
-        "send() {{ {{ printf 'PUT %s HTTP/1.1\\r\\nHost: {HOST}\\r\\nContent-Length: %s\\r\\nConnection: close\\r\\n\\r\\n' \
-         \"${{1#http://*:9000}}\" \"$2\"; cat \"$3\"; sleep 3; }} | nc {host} {port} | head -n 1 | grep -q ' 200 '; }}"
+        "send() {{ {{ printf 'PUT %s HTTP/1.1\\r\\nHost: {host}\\r\\nContent-Length: %s\\r\\nConnection: close\\r\\n\\r\\n' \
+         \"${{1#http://*:9000}}\" \"$2\"; cat \"$3\"; sleep 3; }} | nc {name} {port} | head -n 1 | grep -q ' 200 '; }}"
     );
     let written = ns
         .pod("near")
@@ -98,7 +96,7 @@ async fn through(ns: &Namespace) -> Result<()> {
     ns.pod("stranger")
         .on(&first)
         .runs(&format!(
-            "{{ printf 'GET /bucket/key HTTP/1.1\\r\\nHost: {HOST}\\r\\nConnection: close\\r\\n\\r\\n'; sleep 3; }} | nc {host} {port} > /tmp/answer
+            "{{ printf 'GET /bucket/key HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n'; sleep 3; }} | nc {name} {port} > /tmp/answer
              head -n 1 /tmp/answer | grep -q ' 403 '
              grep -q AccessDenied /tmp/answer"
         ))
@@ -136,12 +134,40 @@ async fn through(ns: &Namespace) -> Result<()> {
     counts(ns, &second, "upstream_local", "", |value| value == 0).await
 }
 
-/// Names the StorageCluster to the agents, by the chart's values.
-async fn configure(ns: &Namespace, cluster: &storage::Ready) -> Result<()> {
-    let ca = storage::secret_value(ns, &cluster.credentials, "ca.crt").await?;
-    let upstreams = json!([{"name": UPSTREAM, "endpoint": cluster.endpoint, "port": 9100, "ca": ca}]);
-    let setting = format!("csi.agent.gateway.upstreams={upstreams}");
-    chart::install(&["--set-json", &setting]).await?;
+/// Host and port, as the StorageCluster tells them.
+async fn served_at(ns: &Namespace) -> Result<String> {
+    let object = ns
+        .until("StorageCluster", CLUSTER, "has a gateway", |object| {
+            storage::condition(object, "GatewayReady") == "True"
+        })
+        .await?;
+    let endpoint = object["status"]["gateway"]["endpoint"]
+        .as_str()
+        .context("no endpoint")?;
+    Ok(endpoint
+        .strip_prefix("http://")
+        .context("another scheme")?
+        .to_owned())
+}
+
+/// Where it is not wanted any more, nothing of it is left.
+async fn ends(ns: &Namespace) -> Result<()> {
+    let host = served_at(ns).await?;
+    let service = host.split('.').next().unwrap_or_default();
+    storage::cluster(ns, CLUSTER)
+        .await?
+        .with(json!({"gateway": {"enabled": false}}))
+        .applied()
+        .await?;
+    ns.until("StorageCluster", CLUSTER, "has no gateway", |object| {
+        storage::condition(object, "GatewayReady") == "True" && object["status"]["gateway"].is_null()
+    })
+    .await?;
+    let services = object::api(&ns.client, "v1", "Service", Some(chart::NAMESPACE));
+    ensure!(
+        services.get_opt(service).await?.is_none(),
+        "Service {service} is left"
+    );
     Ok(())
 }
 
@@ -154,7 +180,10 @@ async fn counts(
     good: impl Fn(u64) -> bool,
 ) -> Result<()> {
     let comma = if labels.is_empty() { "" } else { "," };
-    let metric = format!(r#"penstock_gateway_{name}{{upstream="{UPSTREAM}"{comma}{labels}}} "#);
+    let metric = format!(
+        r#"penstock_gateway_{name}{{upstream="{}/{CLUSTER}"{comma}{labels}}} "#,
+        ns.name
+    );
     eventually(&format!("{metric}on {node} is as it should"), async || {
         let text = metrics(ns, node).await?;
         let value = text
@@ -188,13 +217,15 @@ async fn metrics(ns: &Namespace, node: &str) -> Result<String> {
 }
 
 struct Keys {
+    host: String,
     access: String,
     secret: String,
 }
 
 impl Keys {
-    async fn of(ns: &Namespace, secret: &str) -> Result<Self> {
+    async fn of(ns: &Namespace, host: &str, secret: &str) -> Result<Self> {
         Ok(Self {
+            host: host.to_owned(),
             access: storage::secret_value(ns, secret, "accessKeyId").await?,
             secret: storage::secret_value(ns, secret, "secretAccessKey").await?,
         })
@@ -217,7 +248,7 @@ impl Keys {
             .settings(settings)
             .build()?
             .into();
-        let url = format!("http://{HOST}{path}");
+        let url = format!("http://{}{path}", self.host);
         let request = SignableRequest::new(method, &url, std::iter::empty(), SignableBody::UnsignedPayload)?;
         let (instructions, _) = sign(request, &params)?.into_parts();
         let (_, query) = instructions.into_parts();

@@ -6,7 +6,8 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use penstock_crds::StorageCluster;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::Mutex;
 
 /// How this operator is installed; the chart sets all of it.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,13 +24,33 @@ pub struct Config {
     #[arg(long, env = "PENSTOCK_CSI_SERVICE_ACCOUNT", value_name = "NAMESPACE/NAME", value_parser = service_account)]
     pub csi_service_account: ServiceAccount,
 
-    /// Namespace of the Lease that elects the leader.
+    /// Labels of the pods whose agents serve S3 to their nodes, as KEY=VALUE,…; without, no StorageCluster can have a gateway.
+    #[arg(long, env = "PENSTOCK_GATEWAY_SELECTOR", value_name = "KEY=VALUE,…", value_parser = labels)]
+    pub gateway_selector: Option<Labels>,
+
+    /// These agents serve HTTPS, and no HTTP.
+    #[arg(long, env = "PENSTOCK_GATEWAY_TLS")]
+    pub gateway_tls: bool,
+
+    /// Namespace of the operator and of the agents: here are the Lease that elects the leader, and what agents serve.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: String,
 
     /// Name of this replica in the Lease.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub identity: String,
+}
+
+/// Labels that select pods.
+pub type Labels = BTreeMap<String, String>;
+
+fn labels(text: &str) -> Result<Labels, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        (!key.is_empty()).then(|| (key.to_owned(), value.to_owned()))
+    };
+    let pairs: Option<Labels> = text.split(',').map(pair).collect();
+    pairs.ok_or_else(|| "write KEY=VALUE,KEY=VALUE".into())
 }
 
 /// A ServiceAccount by namespace and name.
@@ -54,6 +75,8 @@ pub struct Context {
     pub client: Client,
     pub config: Config,
     pub metrics: Metrics,
+    /// Held while the gateways' ports are looked at and one is given away.
+    pub gateways: Mutex<()>,
     recorder: Recorder,
 }
 
@@ -68,6 +91,7 @@ impl Context {
             client,
             config,
             metrics,
+            gateways: Mutex::default(),
             recorder,
         })
     }
@@ -93,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_account_is_namespace_slash_name() {
+    fn what_the_chart_says_is_understood() {
         let parsed = service_account("system/csi").unwrap();
         assert_eq!(
             parsed,
@@ -102,6 +126,11 @@ mod tests {
                 name: "csi".into()
             }
         );
+        assert_eq!(
+            labels("a/b=c,d=").unwrap(),
+            [("a/b".into(), "c".into()), ("d".into(), String::new())].into()
+        );
+        assert!(labels("").is_err() && labels("a").is_err() && labels("=b").is_err());
         assert!(service_account("csi").is_err());
         assert!(service_account("/csi").is_err());
     }

@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     credentials,
     error::Error,
-    finalize, nodes, rdma,
+    finalize, gateway, nodes, rdma,
     resources::{self, Hashes, Names},
     status::{Findings, Step, told},
     tls,
@@ -139,9 +139,15 @@ async fn make_true(context: &Context, names: &Names, cluster: &StorageCluster) -
     };
     findings.credentials = Step::done(format!("Secret {} holds the key pair", names.credentials()));
 
+    // Before the storage node, which does not start without what it is told of.
+    let (identity, incomplete) = match gateway::identity(context, names, cluster).await? {
+        Ok(identity) => (identity, None),
+        Err(step) => (None, Some(step)),
+    };
     let hashes = Hashes {
         credentials,
-        tls: certificates.map(|made| made.hash()).unwrap_or_default(),
+        tls: certificates.as_ref().map(|made| made.hash()).unwrap_or_default(),
+        gateway: identity.as_ref().map(|identity| identity.hash.clone()),
     };
     for object in [
         resources::service_account(names),
@@ -153,6 +159,13 @@ async fn make_true(context: &Context, names: &Names, cluster: &StorageCluster) -
         apply(&context.client, &object).await?;
     }
     let set = apply_stateful_set(context, names, cluster, &hashes).await?;
+    match incomplete {
+        Some(step) => findings.gateway = step,
+        None => {
+            let outcome = gateway::ensure(context, names, cluster, ca, identity.as_ref()).await?;
+            (findings.gateway, findings.gateway_endpoint) = (outcome.step, outcome.endpoint);
+        }
+    }
     let pods = nodes::pods(context, names).await?;
     (findings.counts, findings.nodes) = nodes::judge(&set, &pods);
     findings.rdma = rdma::observe(cluster, &pods).await;
@@ -171,6 +184,8 @@ fn blank(context: &Context, names: &Names, cluster: &StorageCluster) -> Findings
         storage_class: waiting(),
         nodes: waiting(),
         rdma: waiting(),
+        gateway: waiting(),
+        gateway_endpoint: None,
         rdma_required: cluster.spec.rdma.policy == RdmaPolicy::Require,
         counts: NodeCounts::new(cluster.spec.nodes, 0, 0),
         endpoint: names.endpoint(cluster),

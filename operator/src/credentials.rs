@@ -1,6 +1,6 @@
-//! The root key pair: made once, never changed by the operator afterwards.
+//! Key pairs, made once and never changed by the operator afterwards; and the root's, which is the cluster's.
 //!
-//! The Secret has no owner reference: with `deletionPolicy: Retain` it must outlive the cluster as the data do, and a Secret
+//! Its Secret has no owner reference: with `deletionPolicy: Retain` it must outlive the cluster as the data do, and a Secret
 //! that a user made beforehand is the user's.
 
 use crate::{
@@ -36,20 +36,15 @@ pub async fn ensure(
         .map_err(Error::api(format!("read Secret {name}")))?
     {
         Some(found) => found,
-        None => create(&secrets, names).await?,
+        None => {
+            let metadata = json!({"name": name, "namespace": names.namespace, "labels": names.labels()});
+            create(&secrets, &name, &metadata).await?
+        }
     };
-    let data = found.data.unwrap_or_default();
-    let missing: Vec<_> = KEYS
-        .into_iter()
-        .filter(|key| data.get(*key).is_none_or(|value| value.0.is_empty()))
-        .collect();
-    if !missing.is_empty() {
-        let message = format!(
-            "Secret {name} lacks {}: add what is missing, or delete the Secret to have a new key pair made",
-            missing.join(" and ")
-        );
-        return Ok(Err(Step::failed(REASON_INCOMPLETE_SECRET, message)));
-    }
+    let digest = match complete(&name, &found) {
+        Ok(digest) => digest,
+        Err(step) => return Ok(Err(step)),
+    };
     let mut added = json!({"endpoint": endpoint, "region": REGION});
     if let Some(ca) = ca {
         added["ca.crt"] = json!(ca);
@@ -63,22 +58,35 @@ pub async fn ensure(
         }),
     )
     .await?;
-    let mut digest = Sha256::new();
-    for key in KEYS {
-        if let Some(value) = data.get(key) {
-            digest.update(&value.0);
-            digest.update([0]);
-        }
-    }
-    Ok(Ok(hex::encode(digest.finalize())[..16].to_owned()))
+    Ok(Ok(digest))
 }
 
-/// Creates (not applies) the Secret: whoever is second finds what the first one made.
-async fn create(secrets: &Api<Secret>, names: &Names) -> Result<Secret, Error> {
-    let name = names.credentials();
+/// A digest of the key pair in a Secret, or what is missing.
+pub fn complete(name: &str, secret: &Secret) -> Outcome {
+    let value = |key: &str| {
+        let data = secret.data.as_ref()?;
+        data.get(key).filter(|value| !value.0.is_empty())
+    };
+    let missing: Vec<_> = KEYS.into_iter().filter(|key| value(key).is_none()).collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "Secret {name} lacks {}: add what is missing, or delete the Secret to have a new key pair made",
+            missing.join(" and ")
+        );
+        return Err(Step::failed(REASON_INCOMPLETE_SECRET, message));
+    }
+    let mut digest = Sha256::new();
+    for value in KEYS.into_iter().filter_map(value) {
+        digest.update(&value.0);
+        digest.update([0]);
+    }
+    Ok(hex::encode(digest.finalize())[..16].to_owned())
+}
+
+/// Creates (not applies) a Secret with a new key pair: whoever is second finds what the first one made.
+pub async fn create(secrets: &Api<Secret>, name: &str, metadata: &Value) -> Result<Secret, Error> {
     let secret: Secret = serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": names.namespace, "labels": names.labels()},
-        "stringData": key_pair(),
+        "metadata": metadata, "stringData": key_pair(),
     }))
     .unwrap_or_default();
     let parameters = PostParams {
@@ -90,7 +98,7 @@ async fn create(secrets: &Api<Secret>, names: &Names) -> Result<Secret, Error> {
     match created {
         Ok(created) => Ok(created),
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            secrets.get(&name).await.map_err(Error::api(doing))
+            secrets.get(name).await.map_err(Error::api(doing))
         }
         Err(error) => Err(Error::api(doing)(error)),
     }

@@ -5,6 +5,7 @@ use crate::{
     context::Context,
     credentials,
     error::Error,
+    gateway,
     resources::{Names, storage_class},
     tls,
 };
@@ -53,6 +54,7 @@ pub async fn release(context: &Context, names: &Names, cluster: &StorageCluster)
             .await;
     }
     remove_storage_class(context, names, cluster).await?;
+    gateway::remove(context, names).await?;
     if cluster.spec.deletion_policy == DeletionPolicy::Delete {
         credentials::remove(context, names).await?;
         tls::remove(context, names).await?;

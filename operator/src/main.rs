@@ -1,7 +1,7 @@
 //! `penstock-operator`: makes StorageClusters true.
 //!
 //! ```text
-//!   StorageCluster ──watch──▶ controller ──▶ reconcile: credentials, tls, resources (applied), nodes (observed)
+//!   StorageCluster ──watch──▶ controller ──▶ reconcile: credentials, tls, resources, gateway (applied), nodes (observed)
 //!                                               └──▶ status: what was found, told once
 //! ```
 //! Two replicas run; the one that holds the Lease reconciles.
@@ -14,6 +14,7 @@ mod controller;
 mod credentials;
 mod error;
 mod finalize;
+mod gateway;
 mod lease;
 mod metrics;
 mod nodes;

@@ -1,11 +1,15 @@
 //! The objects of a StorageCluster, as pure functions of its spec.
 
 mod access;
+mod gateway;
 mod service;
 mod stateful_set;
 mod storage_class;
 
 pub use access::{role, role_binding, service_account};
+pub use gateway::{
+    GATEWAYS, Taken, gateway_endpoint, gateway_entry, gateway_key, gateway_port, gateway_service, port_of,
+};
 pub use service::{endpoint_service, nodes_service};
 pub use stateful_set::{Hashes, image, stateful_set};
 pub use storage_class::storage_class;
@@ -52,6 +56,11 @@ impl Names {
         format!("{}-tls", self.cluster)
     }
 
+    /// Secret with the key pair of gateways.
+    pub fn gateway(&self) -> String {
+        format!("{}-gateway", self.cluster)
+    }
+
     /// Headless Service that names the nodes.
     pub fn nodes(&self) -> String {
         format!("{}-nodes", self.cluster)
@@ -87,7 +96,7 @@ impl Names {
     }
 
     /// Metadata of an object in the cluster's namespace that goes with the cluster.
-    fn owned(&self, name: &str) -> Value {
+    pub fn owned(&self, name: &str) -> Value {
         json!({
             "name": name, "namespace": self.namespace, "labels": self.labels(), "ownerReferences": self.owner,
         })
@@ -97,6 +106,22 @@ impl Names {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::context::{Config, ServiceAccount};
+
+    pub fn config() -> Config {
+        Config {
+            store_image: "penstock/store:1".into(),
+            image_pull_policy: "IfNotPresent".into(),
+            csi_service_account: ServiceAccount {
+                namespace: "s".into(),
+                name: "c".into(),
+            },
+            gateway_selector: Some([("app".to_owned(), "agents".to_owned())].into()),
+            gateway_tls: false,
+            namespace: "penstock-system".into(),
+            identity: "i".into(),
+        }
+    }
 
     /// A cluster as the API server would hand it out: defaults filled in.
     pub fn cluster(spec: Value) -> StorageCluster {

@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use penstock_crds::{
     conditions::{
-        CREDENTIALS_READY, DEGRADED, NODES_READY, PROGRESSING, RDMA_READY, READY, REASON_DISABLED,
-        REASON_READY, REASON_SETTLED, STORAGE_CLASS_READY, TLS_READY,
+        CREDENTIALS_READY, DEGRADED, GATEWAY_READY, NODES_READY, PROGRESSING, RDMA_READY, READY,
+        REASON_DISABLED, REASON_READY, REASON_SETTLED, STORAGE_CLASS_READY, TLS_READY,
     },
-    storage_cluster::{NodeCounts, StorageClusterStatus},
+    storage_cluster::{GatewayStatus, NodeCounts, StorageClusterStatus},
 };
 
 /// How one step turned out.
@@ -75,6 +75,8 @@ pub struct Findings {
     pub storage_class: Step,
     pub nodes: Step,
     pub rdma: Step,
+    pub gateway: Step,
+    pub gateway_endpoint: Option<String>,
     /// Whether the cluster is not ready without RDMA.
     pub rdma_required: bool,
     pub counts: NodeCounts,
@@ -85,25 +87,31 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn all_steps(&self) -> [(&'static str, &Step); 5] {
+    fn all_steps(&self) -> [(&'static str, &Step); 6] {
         [
             (CREDENTIALS_READY, &self.credentials),
             (TLS_READY, &self.tls),
             (STORAGE_CLASS_READY, &self.storage_class),
             (NODES_READY, &self.nodes),
             (RDMA_READY, &self.rdma),
+            (GATEWAY_READY, &self.gateway),
         ]
     }
 
     /// Those that must be done.
     fn steps(&self) -> impl Iterator<Item = (&'static str, &Step)> {
-        let needed = |(kind, _): &(&str, &Step)| *kind != RDMA_READY || self.rdma_required;
+        let needed = |(kind, _): &(&str, &Step)| match *kind {
+            RDMA_READY => self.rdma_required,
+            // Storage nodes serve without it.
+            GATEWAY_READY => false,
+            _ => true,
+        };
         self.all_steps().into_iter().filter(needed)
     }
 
     /// Whether nothing is left to be done or waited for.
     pub fn settled(&self) -> bool {
-        self.steps().all(|(_, step)| step.is_done())
+        self.steps().all(|(_, step)| step.is_done()) && self.gateway.is_done()
     }
 
     /// The status to be shown after `old`; conditions that did not change keep their time.
@@ -169,6 +177,10 @@ impl Findings {
             storage_class_name: self.storage_class_name.clone(),
             image: Some(self.image.clone()),
             nodes: Some(self.counts.clone()),
+            gateway: self
+                .gateway_endpoint
+                .clone()
+                .map(|endpoint| GatewayStatus { endpoint }),
         }
     }
 }
@@ -185,7 +197,9 @@ pub fn told<'s>(status: &'s StorageClusterStatus, kind: &str) -> Option<(&'s str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use penstock_crds::conditions::{REASON_NAME_TAKEN, REASON_NO_DEVICE, REASON_ROLLING_OUT};
+    use penstock_crds::conditions::{
+        REASON_NAME_TAKEN, REASON_NO_DEVICE, REASON_NOT_INSTALLED, REASON_ROLLING_OUT,
+    };
 
     fn findings(nodes: Step, class: Step) -> Findings {
         Findings {
@@ -195,6 +209,8 @@ mod tests {
             storage_class: class,
             nodes,
             rdma: Step::failed(REASON_NO_DEVICE, "there is no RDMA device"),
+            gateway: Step::disabled("gateway.enabled is false"),
+            gateway_endpoint: None,
             rdma_required: false,
             counts: NodeCounts::new(1, 1, 1),
             endpoint: "http://demo.default.svc:9000".into(),
@@ -237,6 +253,24 @@ mod tests {
             assert_eq!(words(&status, RDMA_READY), ("False", REASON_NO_DEVICE));
             assert_eq!(told(&status, READY).unwrap().0, ready);
         }
+    }
+
+    #[test]
+    fn a_gateway_is_told_and_counts_for_nothing_else() {
+        let mut found = findings(Step::done("fine"), Step::done("fine"));
+        found.gateway = Step::failed(REASON_NOT_INSTALLED, "set csi.agent.gateway.enabled");
+        let status = found.status(&StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(words(&status, GATEWAY_READY), ("False", REASON_NOT_INSTALLED));
+        assert_eq!(words(&status, READY), ("True", REASON_READY));
+        assert!(status.gateway.is_none() && !found.settled());
+        found.gateway = Step::done("agents serve it");
+        found.gateway_endpoint = Some("http://penstock-gateway-demo-default.penstock-system.svc:9000".into());
+        let status = found.status(&status, Timestamp::UNIX_EPOCH);
+        assert_eq!(words(&status, GATEWAY_READY), ("True", REASON_READY));
+        assert_eq!(
+            status.gateway.map(|gateway| gateway.endpoint),
+            found.gateway_endpoint
+        );
     }
 
     #[test]

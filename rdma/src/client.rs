@@ -15,6 +15,8 @@ mod upload;
 
 pub use gpu::{Landed, Sent};
 pub use object::{Download, Fallback};
+pub use rdma::RelayMemory;
+pub(crate) use rdma::{Carry, CarryOptions, Got, Put, Why};
 
 use crate::{Credentials, Endpoint, Error, Policy, Result, fabric::Rails, local::Local};
 use body::Outgoing;

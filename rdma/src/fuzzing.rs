@@ -3,7 +3,8 @@
 use crate::{
     local::{Handed, LentHeader},
     protocol::{
-        Checksum, Grant, Offer, ParseError, Psn, QpToken, SessionId, WindowToken, reply_code, sequence_number,
+        Checksum, GatewaySignature, Grant, Offer, ParseError, Psn, QpToken, ReadingId, SessionId,
+        WindowToken, length, reply_code, sequence_number,
     },
     xml,
 };
@@ -21,6 +22,9 @@ pub fn tokens(data: &[u8]) {
     said(QpToken::parse_reply(text).map(|token| token.encode_reply()));
     said(Psn::parse(text).map(Psn::encode));
     said(SessionId::parse(text).map(|session| session.encode()));
+    said(ReadingId::parse(text).map(ReadingId::encode));
+    said(GatewaySignature::parse(text).map(|signature| signature.encode()));
+    said(length("x-amz-rdma-offset", text).map(|length| length.to_string()));
     said(sequence_number(text).map(|number| number.to_string()));
     said(reply_code(text).map(|code| code.to_string()));
     said(Checksum::parse("x-amz-rdma-checksum", text).map(Checksum::encode));

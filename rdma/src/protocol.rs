@@ -3,6 +3,7 @@
 //! ```text
 //!   POST /.s3rdma-rc/connect   QpToken, Psn, Offer  ──▶     ◀── SessionId, QpToken, Psn, Grant
 //!   GET, PUT on an object      WindowToken, sequence ──▶    ◀── reply, bytes transferred, Checksum
+//!     carried by a gateway     and GatewaySignature  ──▶    ◀── and ReadingId, where there is more to ask for
 //! ```
 //! The specification is `docs/protocol.md`. Whatever a peer sent is parsed here, strictly: one spelling of everything, no
 //! value out of its bounds, and an error that names the header. Tokens and session ids open memory, so their `Debug` does
@@ -10,8 +11,10 @@
 
 mod caps;
 mod checksum;
+mod gateway;
 mod hex;
 mod psn;
+mod reading;
 mod reply;
 mod sequence;
 mod session_id;
@@ -19,7 +22,9 @@ mod token;
 
 pub use caps::{Grant, Offer};
 pub use checksum::Checksum;
+pub use gateway::GatewaySignature;
 pub use psn::Psn;
+pub use reading::{ReadingId, length};
 pub use reply::{CONNECTED, reply_code};
 pub use sequence::{SequenceWindow, Stale, sequence_number};
 pub use session_id::SessionId;
@@ -33,6 +38,10 @@ pub const RESERVED: &str = ".s3rdma-rc";
 pub const CONNECT: &str = "/.s3rdma-rc/connect";
 /// Where sessions are ended.
 pub const DISCONNECT: &str = "/.s3rdma-rc/disconnect";
+/// Where gateways ask for more of an object that they began to read.
+pub const READ: &str = "/.s3rdma-rc/read";
+/// Where they say that they want no more of it.
+pub const RELEASE: &str = "/.s3rdma-rc/release";
 /// `x-amz-rdma-protocol-status` of a server that does not speak it.
 pub const UNSUPPORTED: &str = "unsupported";
 
@@ -69,6 +78,16 @@ pub mod header {
     pub const OBJECT_CHECKSUM: HeaderName = HeaderName::from_static("x-amz-rdma-object-checksum");
     /// `no` in a GET whose client takes no body: what cannot go by RDMA is refused then.
     pub const FALLBACK: HeaderName = HeaderName::from_static("x-amz-rdma-fallback");
+    /// [`super::GatewaySignature`]: a gateway's own, beside the signature of the client whose request it carries.
+    pub const GATEWAY: HeaderName = HeaderName::from_static("x-amz-rdma-gateway");
+    /// Of a gateway's GET: how many bytes there must be for them to go by RDMA, decimal; fewer go as a body.
+    pub const LEAST: HeaderName = HeaderName::from_static("x-amz-rdma-least");
+    /// Length of the body that the client of a gateway gets, decimal. The bytes that moved are its beginning.
+    pub const TOTAL: HeaderName = HeaderName::from_static("x-amz-rdma-total-length");
+    /// [`super::ReadingId`], where there is more to ask for.
+    pub const READING: HeaderName = HeaderName::from_static("x-amz-rdma-reading");
+    /// Which bytes of a reading are asked for: those from here on, decimal.
+    pub const OFFSET: HeaderName = HeaderName::from_static("x-amz-rdma-offset");
     /// Bytes that the window would have needed, decimal, beside [`super::code::WINDOW_TOO_SMALL`].
     pub const NEEDED: HeaderName = HeaderName::from_static("x-amz-rdma-object-size");
 }
@@ -81,6 +100,8 @@ pub mod code {
     pub const WINDOW_TOO_SMALL: &str = "RdmaWindowTooSmall";
     /// 404: the session is unknown, ended, or another principal's.
     pub const NO_SUCH_SESSION: &str = "NoSuchRdmaSession";
+    /// 404: the reading is unknown, released, or another principal's.
+    pub const NO_SUCH_READING: &str = "NoSuchRdmaReading";
     /// 409: the sequence number was used or is too old.
     pub const SEQUENCE_CONFLICT: &str = "RdmaSequenceConflict";
     /// 500: an RDMA operation failed; the session is dead, and nothing was stored.

@@ -1,25 +1,41 @@
-//! Passing on requests that somebody else signed, for a program that stands between S3 clients and a storage node and has no
-//! key of its own.
+//! Passing on requests that somebody else signed, for a program that stands between S3 clients and a storage node, and has no
+//! key that gives access to objects.
 //!
 //! ```text
 //!   client ── signed request ──▶ program ── Relay ─┬─ socket on this host: the same request, and descriptors beside the answer
+//!                                                  ├─ RDMA: the same request, and a window beside it, which the relay signs
 //!                                                  └─ network: the same request
 //! ```
 //! Nothing that a signature can cover is changed: method, path, query, `Host`, headers, body. What is added for the socket
 //! (`x-penstock-lend`, `x-penstock-returned`) is read beside the signature, and gives the asker another form of the bytes that
-//! the signature gives access to anyway.
+//! the signature gives access to anyway. What is added for RDMA (`x-amz-rdma-*`) says where these bytes are, and is believed by the
+//! relay's own signature ([`crate::protocol::GatewaySignature`]).
+
+mod request;
+
+pub use crate::client::RelayMemory;
+pub use request::RelayBody;
+pub(crate) use request::strip;
 
 use crate::{
-    Endpoint, Error, Policy, Result,
-    client::{http_client, tls_config},
+    Client, Credentials, Endpoint, Error, Options, Policy, Result, Via,
+    client::{Carry, CarryOptions, Got, Put, Why, http_client, tls_config},
+    fabric::Rails,
     local::{self, Answered, HANDED, LEND, LEND_ONLY, LEND_PREFERRED, Lent, LentHeader, Local, RETURNED},
+    protocol::header,
 };
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header::HOST};
-use hyper::body::{Body, Incoming};
+use futures::stream::BoxStream;
+use http::{HeaderValue, Method, Request, Response, Uri, header::HOST, response::Parts};
+use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client as Http, connect::HttpConnector};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use request::{Subject, is_of_rdma, subject};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How a relay reaches its storage node.
 #[derive(Debug, Clone)]
@@ -34,6 +50,36 @@ pub struct RelayOptions {
     pub local_socket: Option<PathBuf>,
     /// The folder of this host in which storage nodes have their sockets, named after them.
     pub local_sockets: Option<PathBuf>,
+    /// Bytes to a storage node on another host go by RDMA with this, and by HTTP without.
+    pub rdma: Option<RelayRdma>,
+}
+
+/// How a relay moves bytes by RDMA.
+#[derive(Debug, Clone)]
+pub struct RelayRdma {
+    /// The devices of this machine.
+    pub rails: Rails,
+    /// The relay's own key pair, which the storage node knows as its gateway's. It gives access to no object.
+    pub identity: Credentials,
+    /// What bytes are in on their way.
+    pub memory: RelayMemory,
+    /// Where HTTP is allowed, fewer bytes than this go by it.
+    pub threshold: u64,
+    /// A body of a PUT is kept whole until the storage node has fetched it; those of more bytes than this go by HTTP.
+    pub largest_body: u64,
+}
+
+impl RelayRdma {
+    /// With the settings that most have.
+    pub fn new(rails: Rails, identity: Credentials, memory: RelayMemory) -> Self {
+        Self {
+            rails,
+            identity,
+            memory,
+            threshold: 64 << 10,
+            largest_body: 64 << 20,
+        }
+    }
 }
 
 impl Default for RelayOptions {
@@ -44,27 +90,42 @@ impl Default for RelayOptions {
             policy: Policy::Prefer,
             local_socket: None,
             local_sockets: None,
+            rdma: None,
         }
     }
 }
 
-/// Which connection carried a request and its answer.
+/// What carried a request's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// The storage node's socket on this host.
     Socket,
+    /// RDMA, and TCP for the rest of it.
+    Rdma,
     /// TCP.
     Network,
 }
 
 /// An answer of the storage node, whatever its status.
 pub struct Relayed {
-    /// As it came. Where something was lent its body is empty, its `Content-Length` 0.
-    pub response: Response<Incoming>,
-    /// How it came.
+    /// As the client would have got it. Where something was lent its `Content-Length` is 0.
+    pub head: Parts,
+    /// What carried the request's body, and the answer's head.
     pub carrier: Carrier,
-    /// The bytes of the answer, where they were lent in place of a body.
-    pub lent: Option<(LentHeader, Lent)>,
+    /// What follows.
+    pub body: RelayedBody,
+}
+
+/// The bytes of an answer.
+pub enum RelayedBody {
+    /// As they come from the storage node.
+    Passed(Incoming),
+    /// Lent in place of a body.
+    Lent(LentHeader, Lent),
+    /// So many, by RDMA, in order, each piece with what carried it after all. It ends with an error where they do not come whole.
+    Moved(u64, BoxStream<'static, Result<(Bytes, Via)>>),
+    /// Whole already: of a refusal.
+    Whole(Bytes),
 }
 
 /// Why there is no answer.
@@ -86,14 +147,17 @@ pub enum RelayError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The policy allows only the socket.
-    #[error("the bytes of {endpoint} may only travel over its socket on this host, and {cause}")]
+    /// The policy allows only the socket and RDMA.
+    #[error("the bytes of {endpoint} may only travel over its socket on this host or by RDMA, and {cause}")]
     NoFastPath {
         /// Which.
         endpoint: String,
         /// What stands against it.
         cause: String,
     },
+    /// The client sent a header that relays alone add.
+    #[error("the header {0} is a gateway's to add")]
+    NotTheClients(http::HeaderName),
     /// The request's target is no path.
     #[error("the request cannot be addressed: {0}")]
     Unaddressable(String),
@@ -107,12 +171,62 @@ pub enum RelayError {
     },
 }
 
+/// What became of a request that was to go by RDMA.
+enum Tried<B> {
+    Answered(Relayed),
+    Not(Request<B>),
+}
+
 /// Passes requests on to one storage node. Cheap to clone; clones share their connections.
 pub struct Relay<B> {
     endpoint: Endpoint,
     policy: Policy,
     http: Http<HttpsConnector<HttpConnector>, B>,
     local: Option<Arc<Local<B>>>,
+    rdma: Option<Arc<ByRdma>>,
+}
+
+/// The way by RDMA, and what was last said of it.
+struct ByRdma {
+    carry: Carry,
+    works: Mutex<Option<bool>>,
+}
+
+impl ByRdma {
+    fn new(endpoint: &Endpoint, options: &RelayOptions, rdma: &RelayRdma) -> Result<Self> {
+        let mut of_client = Options {
+            ca_pem: options.ca_pem.clone(),
+            connect_timeout: options.connect_timeout,
+            policy: options.policy,
+            rails: Some(rdma.rails.clone()),
+            ..Options::default()
+        };
+        Carry::client_options(&mut of_client, &rdma.memory);
+        let client = Client::new(endpoint.clone(), rdma.identity.clone(), of_client)?;
+        let options = CarryOptions {
+            memory: rdma.memory.clone(),
+            least: rdma.threshold,
+            largest_body: rdma.largest_body,
+        };
+        Ok(Self {
+            carry: Carry::new(client, options),
+            works: Mutex::default(),
+        })
+    }
+
+    /// Says once that it works, or why not any more.
+    fn note(&self, endpoint: &Endpoint, not: Option<&Error>) {
+        let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        if works.replace(not.is_none()) == Some(not.is_none()) {
+            return;
+        }
+        match not {
+            None => tracing::info!(%endpoint, "the gateway's bytes travel by RDMA to the storage node"),
+            Some(error) => {
+                tracing::info!(%endpoint, %error, "the gateway's bytes travel by HTTP to the storage node, and not by RDMA");
+            }
+        }
+    }
 }
 
 impl<B> Clone for Relay<B> {
@@ -122,13 +236,14 @@ impl<B> Clone for Relay<B> {
             policy: self.policy,
             http: self.http.clone(),
             local: self.local.clone(),
+            rdma: self.rdma.clone(),
         }
     }
 }
 
 impl<B> Relay<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: RelayBody,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// A relay to the storage node at `endpoint`. Nothing is sent yet. Must be called inside a Tokio runtime.
@@ -137,13 +252,19 @@ where
     /// [`Error::Invalid`] when `ca_pem` holds no certificate, or when TLS is asked for and there is nothing to trust.
     pub fn new(endpoint: Endpoint, options: RelayOptions) -> Result<Self> {
         let tls = tls_config(&endpoint, options.ca_pem.as_deref())?;
+        let rdma = options
+            .rdma
+            .as_ref()
+            .filter(|_| options.policy != Policy::Off)
+            .map(|rdma| ByRdma::new(&endpoint, &options, rdma))
+            .transpose()?;
         let possible = options.local_socket.is_some() || options.local_sockets.is_some();
         let local = (options.policy != Policy::Off && possible).then(|| {
             Arc::new(Local::new(
                 options.local_socket,
                 options.local_sockets,
                 options.connect_timeout,
-                options.policy != Policy::Require,
+                options.policy != Policy::Require || rdma.is_some(),
             ))
         });
         // `Host` is the sender's, and signed: one that is missing stays missing.
@@ -154,6 +275,7 @@ where
             policy: options.policy,
             http,
             local,
+            rdma: rdma.map(Arc::new),
             endpoint,
         })
     }
@@ -173,6 +295,9 @@ where
     /// # Errors
     /// See [`RelayError`].
     pub async fn send(&self, mut request: Request<B>) -> std::result::Result<Relayed, RelayError> {
+        if request.headers().contains_key(header::GATEWAY) {
+            return Err(RelayError::NotTheClients(header::GATEWAY));
+        }
         // Leases and descriptors are between the two ends of a socket; over the network the storage node answers to whoever asks
         // for them as if this relay was not there.
         let speaks_local = [LEND, HANDED, RETURNED]
@@ -190,8 +315,7 @@ where
             };
             return self.over_network(request, cause).await;
         };
-        let wants_rdma = request.headers().contains_key(crate::protocol::header::TOKEN);
-        if request.method() == http::Method::GET && !wants_rdma {
+        if request.method() == Method::GET && !is_of_rdma(request.headers()) {
             let lend = if self.policy == Policy::Require {
                 LEND_ONLY
             } else {
@@ -207,10 +331,14 @@ where
                     endpoint: self.endpoint.to_string(),
                     cause,
                 })?;
+                let (head, body) = response.into_parts();
                 Ok(Relayed {
-                    response,
+                    head,
                     carrier: Carrier::Socket,
-                    lent,
+                    body: match lent {
+                        Some((header, lent)) => RelayedBody::Lent(header, lent),
+                        None => RelayedBody::Passed(body),
+                    },
                 })
             }
             Err(local::Failure::NotSent(mut request, error)) => {
@@ -230,18 +358,136 @@ where
         request: Request<B>,
         cause: &str,
     ) -> std::result::Result<Relayed, RelayError> {
-        if self.policy == Policy::Require {
+        let request = match self.by_rdma(request).await? {
+            Tried::Answered(relayed) => return Ok(relayed),
+            Tried::Not(request) => request,
+        };
+        if self.policy == Policy::Require && !self.allows(&request).await {
+            let cause = match &self.rdma {
+                Some(_) => format!("{cause}, and there is no way by RDMA for them"),
+                None => cause.to_owned(),
+            };
             return Err(RelayError::NoFastPath {
                 endpoint: self.endpoint.to_string(),
-                cause: cause.to_owned(),
+                cause,
             });
         }
-        let (response, carrier) = (self.ask_over_network(request).await?, Carrier::Network);
+        let (head, body) = self.ask_over_network(request).await?.into_parts();
         Ok(Relayed {
-            response,
-            carrier,
-            lent: None,
+            head,
+            carrier: Carrier::Network,
+            body: RelayedBody::Passed(body),
         })
+    }
+
+    /// Where HTTP is not for the bytes of objects, it is for everything else, as long as there is a way for the bytes.
+    async fn allows(&self, request: &Request<B>) -> bool {
+        match &self.rdma {
+            Some(rdma) => subject(request) == Subject::NoBytes && rdma.carry.is_there().await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Sends by RDMA what can go by it. What comes back was not performed.
+    async fn by_rdma(&self, request: Request<B>) -> std::result::Result<Tried<B>, RelayError> {
+        let Some(rdma) = &self.rdma else {
+            return Ok(Tried::Not(request));
+        };
+        match subject(&request) {
+            Subject::Get => {
+                let (head, body) = request.into_parts();
+                let (head_of_answer, body_of_answer) = match rdma.carry.get(&head).await {
+                    Got::Moving(moving) => {
+                        rdma.note(&self.endpoint, None);
+                        let mut answer = Response::new(());
+                        *answer.status_mut() = moving.status;
+                        *answer.headers_mut() = moving.headers;
+                        let body = RelayedBody::Moved(moving.length, moving.pieces);
+                        (answer.into_parts().0, body)
+                    }
+                    Got::Answered(response) => {
+                        let (mut head, body) = response.into_parts();
+                        strip(&mut head.headers);
+                        let relayed = Relayed {
+                            head,
+                            carrier: Carrier::Network,
+                            body: RelayedBody::Passed(body),
+                        };
+                        return Ok(self.answered(relayed));
+                    }
+                    Got::Refused(response) => {
+                        let (head, body) = response.into_parts();
+                        let relayed = Relayed {
+                            head,
+                            carrier: Carrier::Network,
+                            body: RelayedBody::Whole(body),
+                        };
+                        return Ok(self.answered(relayed));
+                    }
+                    Got::Not(why) => {
+                        self.note(rdma, &why);
+                        return Ok(Tried::Not(Request::from_parts(head, body)));
+                    }
+                };
+                Ok(self.answered(Relayed {
+                    head: head_of_answer,
+                    carrier: Carrier::Rdma,
+                    body: body_of_answer,
+                }))
+            }
+            Subject::Put(length) if rdma.carry.takes(length) => {
+                let (head, mut body) = request.into_parts();
+                let put = rdma.carry.put(&head, &mut body, length, B::want).await;
+                let (response, carrier) = match put {
+                    Put::Done(response) => {
+                        rdma.note(&self.endpoint, None);
+                        (response.map(|()| Bytes::new()), Carrier::Rdma)
+                    }
+                    Put::Refused(response) => (response, Carrier::Rdma),
+                    Put::Not(why, read) => {
+                        self.note(rdma, &why);
+                        if let Some(read) = read {
+                            body.refill(read);
+                        }
+                        return Ok(Tried::Not(Request::from_parts(head, body)));
+                    }
+                    Put::Broken(source) => {
+                        return Err(RelayError::Broken {
+                            endpoint: self.endpoint.to_string(),
+                            source,
+                        });
+                    }
+                };
+                let (head, body) = response.into_parts();
+                Ok(self.answered(Relayed {
+                    head,
+                    carrier,
+                    body: RelayedBody::Whole(body),
+                }))
+            }
+            _ => Ok(Tried::Not(request)),
+        }
+    }
+
+    fn answered(&self, relayed: Relayed) -> Tried<B> {
+        if let Some(local) = &self.local {
+            local.learn(&relayed.head.headers);
+        }
+        Tried::Answered(relayed)
+    }
+
+    fn note(&self, rdma: &ByRdma, why: &Why) {
+        match why {
+            Why::NoWay(error) => rdma.note(&self.endpoint, Some(error)),
+            // Of this moment.
+            Why::Busy => tracing::debug!("all memory for RDMA is in use; bytes go by HTTP"),
+        }
+    }
+
+    /// Whether the last bytes that could go by RDMA did; `None` where none could.
+    pub fn works_by_rdma(&self) -> Option<bool> {
+        let rdma = self.rdma.as_ref()?;
+        Some(*rdma.works.lock().unwrap_or_else(PoisonError::into_inner) == Some(true))
     }
 
     /// Sends over the network whatever the policy says, for requests whose answer says what the storage node is and holds no

@@ -1,4 +1,4 @@
-//! The root key pair: given by files or the environment, or made at the first start.
+//! The root key pair, given by files or the environment, or made at the first start; and the gateways', where there are any.
 
 use penstock_rdma::Credentials;
 use std::{
@@ -34,7 +34,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// What was given is no key.
-    #[error("the root {what} from {from} cannot be used: {cause}")]
+    #[error("the {what} from {from} cannot be used: {cause}")]
     Unusable {
         /// Which half.
         what: &'static str,
@@ -95,6 +95,31 @@ pub fn root(sources: &Sources<'_>, folder: &Path) -> Result<(Credentials, Option
             missing: "the root access key",
         }),
     }
+}
+
+/// The key pair of gateways, from its two files.
+///
+/// # Errors
+/// See [`KeyError`]; also when it is the root key pair, which may do everything.
+pub fn gateway(access: &Path, secret: &Path, root: &Credentials) -> Result<Credentials, KeyError> {
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).map_err(|source| KeyError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok((text.trim().to_owned(), path.display().to_string()))
+    };
+    let ((access, access_from), (secret, secret_from)) = (read(access)?, read(secret)?);
+    if access == root.access_key_id() {
+        return Err(KeyError::Unusable {
+            what: "access key",
+            from: access_from,
+            cause: "it is the root access key; give gateways one of their own",
+        });
+    }
+    check("access key", &access, access_from, 3)?;
+    check("secret key", &secret, secret_from, 8)?;
+    Ok(Credentials::new(access, secret))
 }
 
 /// One half and where it came from; a file wins over the environment.
@@ -209,6 +234,21 @@ mod tests {
         let (pair, made) = root(&sources, folder.path()).unwrap();
         assert_eq!(pair.secret_access_key(), "from-the-file");
         assert!(made.is_none());
+    }
+
+    #[test]
+    fn gateways_have_a_key_pair_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (access, secret) = (folder.path().join("access"), folder.path().join("secret"));
+        fs::write(&access, "gateway\n").unwrap();
+        fs::write(&secret, "gateway-secret\n").unwrap();
+        let root = Credentials::new("root", "root-secret");
+        let pair = gateway(&access, &secret, &root).unwrap();
+        assert!(pair == Credentials::new("gateway", "gateway-secret"));
+        assert!(gateway(&access, &folder.path().join("none"), &root).is_err());
+        fs::write(&access, "root").unwrap();
+        let error = gateway(&access, &secret, &root).unwrap_err().to_string();
+        assert!(error.contains("root access key"), "{error}");
     }
 
     #[test]

@@ -106,6 +106,25 @@ struct Serve {
     #[arg(long, env = "PENSTOCK_ROOT_SECRET_KEY_FILE", value_name = "FILE")]
     root_secret_key_file: Option<PathBuf>,
 
+    /// File with the access key of gateways, which carry the bytes of requests by RDMA that their clients signed, and have access
+    /// to nothing by themselves (docs/gateway.md).
+    #[arg(
+        long,
+        env = "PENSTOCK_GATEWAY_ACCESS_KEY_FILE",
+        value_name = "FILE",
+        requires = "gateway_secret_key_file"
+    )]
+    gateway_access_key_file: Option<PathBuf>,
+
+    /// File with the secret key of gateways.
+    #[arg(
+        long,
+        env = "PENSTOCK_GATEWAY_SECRET_KEY_FILE",
+        value_name = "FILE",
+        requires = "gateway_access_key_file"
+    )]
+    gateway_secret_key_file: Option<PathBuf>,
+
     /// Certificate chain (PEM); with --tls-key S3 is served over HTTPS only.
     #[arg(long, env = "PENSTOCK_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -311,7 +330,12 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
 
     let mut admin = Admin::default();
     let metrics = Metrics::register(&mut admin.metrics);
-    let rdma = serve.rdma.open(&metrics)?;
+    let mut rdma = serve.rdma.open(&metrics)?;
+    if let (Some(access), Some(secret)) = (&serve.gateway_access_key_file, &serve.gateway_secret_key_file) {
+        rdma = rdma.with_gateway(keys::gateway(access, secret, &root)?);
+        // Objects that gateways are in the middle of are open.
+        penstock_service::limits::raise_open_files();
+    }
     let asked = rdma.clone();
     admin
         .documents

@@ -3,6 +3,7 @@
 //! ```text
 //!   POST /.s3rdma-rc/connect ── connect ──▶ Sessions ── Session { owner, queue pair, sequence window }
 //!   GET, PUT with a token ── request (signed? well-formed?) ── Sessions::admit ── transfer ──▶ the client's memory
+//!   the same, of others, by a gateway ── gateway (its signature?) ─┘         Readings: objects that it has begun to read
 //!                                                                   ▲ staging: a bounded pool of registered chunks
 //! ```
 //! This end performs every operation; no peer can reach memory of the storage node. An answer leaves only when nothing of
@@ -10,6 +11,8 @@
 
 mod connect;
 mod device;
+mod gateway;
+mod readings;
 mod receive;
 mod refusal;
 mod request;
@@ -20,12 +23,17 @@ mod transfer;
 pub use device::Standing;
 
 pub(crate) use connect::{Names, Route};
+pub(crate) use gateway::Carried;
 pub(crate) use receive::Receipt;
 pub(crate) use refusal::Refusal;
 pub(crate) use request::is_signed;
 
 use crate::metrics::Metrics;
-use penstock_rdma::fabric::{Pool, Purpose, Rail, Rails};
+use penstock_rdma::{
+    Credentials,
+    fabric::{Pool, Purpose, Rail, Rails},
+};
+use readings::Readings;
 use sessions::Sessions;
 use std::{sync::Arc, time::Duration};
 use transfer::CHUNK;
@@ -37,6 +45,8 @@ pub struct Limits {
     pub staging_bytes: u64,
     /// Sessions of one access key.
     pub sessions_per_key: usize,
+    /// Sessions of the gateways of all nodes, which have one key.
+    pub sessions_of_gateways: usize,
     /// Sessions, and so queue pairs, in all.
     pub sessions: usize,
     /// Requests of one session that are served at the same time.
@@ -47,6 +57,10 @@ pub struct Limits {
     pub operation: Duration,
     /// A request that finds no staging memory waits for this long before it is refused.
     pub patience: Duration,
+    /// Data files that are open for gateways in the middle of objects.
+    pub reading_files: usize,
+    /// A gateway that asks for no more of an object for this long has forgotten it.
+    pub reading_idle: Duration,
 }
 
 impl Default for Limits {
@@ -54,11 +68,14 @@ impl Default for Limits {
         Self {
             staging_bytes: 256 << 20,
             sessions_per_key: 64,
+            sessions_of_gateways: 512,
             sessions: 1024,
             in_flight: 64,
             idle: Duration::from_secs(300),
             operation: Duration::from_secs(30),
             patience: Duration::from_secs(2),
+            reading_files: 8192,
+            reading_idle: Duration::from_secs(900),
         }
     }
 }
@@ -67,12 +84,15 @@ impl Default for Limits {
 #[derive(Clone)]
 pub struct Rdma {
     plane: Option<Arc<Plane>>,
+    /// The identity of gateways, if there are any.
+    gateway: Option<Arc<Credentials>>,
     metrics: Metrics,
 }
 
 struct Plane {
     rails: Rails,
     sessions: Arc<Sessions>,
+    readings: Readings,
     limits: Limits,
 }
 
@@ -85,7 +105,11 @@ impl Plane {
 impl Rdma {
     /// No RDMA: connect answers 501, and bytes go as HTTP bodies.
     pub fn off(metrics: Metrics) -> Self {
-        Self { plane: None, metrics }
+        Self {
+            plane: None,
+            gateway: None,
+            metrics,
+        }
     }
 
     /// RDMA over `rails`, those that come later too. Call it inside a Tokio runtime.
@@ -95,10 +119,24 @@ impl Rdma {
             plane: Some(Arc::new(Plane {
                 rails,
                 sessions,
+                readings: Readings::new(&limits),
                 limits,
             })),
+            gateway: None,
             metrics,
         }
+    }
+
+    /// With gateways of this identity, which may carry the bytes of requests that others signed, and do nothing else.
+    #[must_use]
+    pub fn with_gateway(mut self, identity: Credentials) -> Self {
+        self.gateway = Some(Arc::new(identity));
+        self
+    }
+
+    /// The identity of gateways.
+    pub(crate) fn gateway(&self) -> Option<&Credentials> {
+        self.gateway.as_deref()
     }
 
     /// How it stands now.
@@ -126,8 +164,16 @@ impl Rdma {
         self.rails().iter().map(|rail| rail.taken_bytes()).sum()
     }
 
+    /// Objects that gateways are in the middle of reading.
+    pub fn readings(&self) -> usize {
+        self.plane.as_ref().map_or(0, |plane| plane.readings.count())
+    }
+
     /// Shows what is in use.
     pub fn show_usage(&self) {
+        if let Some(plane) = &self.plane {
+            plane.readings.end_idle();
+        }
         let rails = self.rails();
         let queue_pairs = rails.iter().map(|rail| rail.device().usage().queue_pairs).sum();
         let active = rails.iter().filter(|rail| rail.is_active()).count();

@@ -1,14 +1,17 @@
-//! Which storage nodes the gateway of a node serves: a JSON file, a ConfigMap in Kubernetes. Nothing in it is secret.
+//! Which storage nodes the gateway of a node serves: a folder with a JSON file for each, in Kubernetes a Secret that the operator
+//! keeps.
 
-use crate::access::Host;
-use penstock_rdma::{Policy, relay::RelayOptions};
+use crate::transport::Transport;
+use penstock_rdma::{
+    Credentials, Policy,
+    relay::{RelayMemory, RelayOptions, RelayRdma},
+};
 use penstock_store::gateway::Upstream;
 use serde::Deserialize;
-use std::{collections::HashSet, io, net::SocketAddr, path::Path};
+use std::{collections::HashSet, fmt, io, net::SocketAddr, path::Path};
 
-/// The file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// One listener each.
     pub upstreams: Vec<UpstreamConfig>,
@@ -27,12 +30,34 @@ pub struct UpstreamConfig {
     /// Certificates (PEM) of its CA.
     #[serde(default)]
     pub ca: Option<String>,
-    /// Whether bytes of a storage node on this host go past its port.
+    /// Whether bytes go by this host's socket or by RDMA.
     #[serde(default)]
     pub fast_path: Policy,
+    /// The gateway's own identity, without which nothing goes by RDMA.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
 
-/// Why the file cannot be used.
+/// A key pair. `Debug` does not show the secret.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Identity {
+    /// Public half.
+    pub access_key_id: String,
+    /// Secret half.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("access_key_id", &self.access_key_id)
+            .field("secret_access_key", &"(hidden)")
+            .finish()
+    }
+}
+
+/// Why it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
@@ -70,20 +95,32 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file.
+    /// Reads the files `*.json` of a folder.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let shown = || path.display().to_string();
-        let text = std::fs::read(path).map_err(|source| ConfigError::Read {
-            path: shown(),
-            source,
-        })?;
-        let config: Self = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
-            path: shown(),
-            source,
-        })?;
+    pub fn read(folder: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |path: &Path| {
+            let path = path.display().to_string();
+            |source| ConfigError::Read { path, source }
+        };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
+            let path = entry.map_err(unreadable(folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let mut config = Self::default();
+        for path in paths {
+            let text = std::fs::read(&path).map_err(unreadable(&path))?;
+            let upstream = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+                path: path.display().to_string(),
+                source,
+            })?;
+            config.upstreams.push(upstream);
+        }
         let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
         for upstream in &config.upstreams {
             if !names.insert(&upstream.name) {
@@ -104,15 +141,21 @@ impl Config {
 }
 
 impl UpstreamConfig {
-    /// The upstream, reached from this host.
+    /// The upstream, reached from this host; bytes by RDMA are in `memory`.
     ///
     /// # Errors
     /// When its endpoint is none.
-    pub fn upstream(&self, host: &Host) -> Result<Upstream, ConfigError> {
+    pub fn upstream(&self, transport: &Transport, memory: &RelayMemory) -> Result<Upstream, ConfigError> {
         let endpoint = self.endpoint.parse().map_err(|source| ConfigError::Endpoint {
             name: self.name.clone(),
             source,
         })?;
+        let rdma = self.identity.as_ref().zip(transport.rails());
+        let rdma = rdma.map(|(identity, rails)| {
+            let identity = Credentials::new(&identity.access_key_id, &identity.secret_access_key);
+            RelayRdma::new(rails.clone(), identity, memory.clone())
+        });
+        let host = transport.host();
         Ok(Upstream {
             name: self.name.clone(),
             endpoint,
@@ -121,6 +164,7 @@ impl UpstreamConfig {
                 policy: self.fast_path,
                 local_socket: host.local_socket.clone(),
                 local_sockets: host.local_sockets.clone(),
+                rdma,
                 ..RelayOptions::default()
             },
         })
@@ -131,33 +175,38 @@ impl UpstreamConfig {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Config, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        Config::read(file.path()).map_err(|error| penstock_service::chain(&error))
+    fn read(files: &[&str]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("..data"), "what the kubelet has there").unwrap();
+        for (number, text) in files.iter().enumerate() {
+            std::fs::write(folder.path().join(format!("{number}.json")), text).unwrap();
+        }
+        Config::read(folder.path()).map_err(|error| penstock_service::chain(&error))
     }
 
     #[test]
-    fn a_file_names_its_upstreams() {
-        let config = read(
-            r#"{"upstreams": [{"name": "demo", "listen": "0.0.0.0:9100", "endpoint": "https://demo.default.svc:9000",
-                 "ca": "-----BEGIN", "fastPath": "require"},
-                {"name": "other", "listen": "0.0.0.0:9101", "endpoint": "http://other:9000"}]}"#,
-        )
+    fn each_file_is_an_upstream() {
+        let config = read(&[
+            r#"{"name": "demo", "listen": "0.0.0.0:9100", "endpoint": "https://demo.default.svc:9000", "ca": "-----BEGIN",
+                "fastPath": "require", "identity": {"accessKeyId": "AKID", "secretAccessKey": "very-secret"}}"#,
+            r#"{"name": "other", "listen": "0.0.0.0:9101", "endpoint": "http://other:9000"}"#,
+        ])
         .unwrap();
         assert_eq!(config.upstreams[0].fast_path, Policy::Require);
         assert_eq!(config.upstreams[1].fast_path, Policy::Prefer);
+        assert_eq!(config.upstreams[1].identity, None);
+        assert!(!format!("{config:?}").contains("very-secret"));
+        assert_eq!(read(&[]).unwrap(), Config::default());
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused_with_its_name() {
-        let of = |upstreams: &str| read(&format!(r#"{{"upstreams": [{upstreams}]}}"#)).unwrap_err();
         let one = r#"{"name": "a", "listen": "0.0.0.0:9100", "endpoint": "http://a:1"}"#;
-        let error = of(&format!("{one},{one}"));
+        let error = read(&[one, one]).unwrap_err();
         assert!(error.contains("same name a"), "{error}");
-        let error = of(&format!("{one},{}", one.replace("\"a\"", "\"b\"")));
+        let error = read(&[one, &one.replace("\"a\"", "\"b\"")]).unwrap_err();
         assert!(error.contains("same listen 0.0.0.0:9100"), "{error}");
-        let error = of(&one.replace("endpoint", "endpiont"));
-        assert!(error.contains("endpiont"), "{error}");
+        let error = read(&[&one.replace("endpoint", "endpiont")]).unwrap_err();
+        assert!(error.contains("endpiont") && error.contains("0.json"), "{error}");
     }
 }

@@ -1,8 +1,9 @@
-//! Keeps the gateways of an agent as its configuration wants them. A changed file is followed without a restart, because a
+//! Keeps the gateways of an agent as its configuration wants them. A changed folder is followed without a restart, because a
 //! restart of the agent ends mounts.
 
-use super::{Config, TlsArgs, UpstreamConfig};
-use crate::access::Host;
+use super::{Config, RDMA_MEMORY, TlsArgs, UpstreamConfig};
+use crate::transport::Transport;
+use penstock_rdma::relay::RelayMemory;
 use penstock_service::{CancellationToken, Flag, chain};
 use penstock_store::gateway::{GatewayMetrics, GatewayServer};
 use std::{
@@ -14,15 +15,15 @@ use std::{
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-/// How often the files are looked at. The kubelet needs up to a minute to bring a changed ConfigMap to its pods.
+/// How often the files are looked at. The kubelet needs up to a minute to bring a changed Secret to its pods.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Options of the agent.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "S3 for pods of this node")]
 pub struct KeeperArgs {
-    /// JSON file with the storage nodes that are served to pods of this node.
-    #[arg(long, value_name = "FILE")]
+    /// Folder with a JSON file for each storage node that is served to pods of this node.
+    #[arg(long, value_name = "DIR")]
     pub gateway_config: Option<PathBuf>,
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -48,7 +49,8 @@ struct Running {
 /// The gateways of one agent.
 pub struct Keeper {
     args: KeeperArgs,
-    host: Host,
+    transport: Transport,
+    memory: RelayMemory,
     metrics: GatewayMetrics,
     connections: Arc<Semaphore>,
     running: HashMap<String, Running>,
@@ -59,12 +61,13 @@ pub struct Keeper {
 
 impl Keeper {
     /// Nothing runs yet.
-    pub fn new(args: KeeperArgs, host: Host, metrics: GatewayMetrics) -> Self {
+    pub fn new(args: KeeperArgs, transport: Transport, metrics: GatewayMetrics) -> Self {
         let connections = usize::try_from(args.gateway_max_connections).unwrap_or(usize::MAX);
         Self {
             connections: Arc::new(Semaphore::new(connections)),
             args,
-            host,
+            transport,
+            memory: RelayMemory::new(RDMA_MEMORY),
             metrics,
             running: HashMap::new(),
             ending: Vec::new(),
@@ -75,18 +78,18 @@ impl Keeper {
     /// Follows the configuration until the token fires, then lets requests under way end. The flag passes when a gateway
     /// listens, or none is wanted.
     pub async fn run(mut self, ready: Flag, draining: CancellationToken) {
-        let Some(file) = self.args.gateway_config.clone() else {
+        let Some(folder) = self.args.gateway_config.clone() else {
             return;
         };
         loop {
-            let followed = self.follow(&file).await;
+            let followed = self.follow(&folder).await;
             // One upstream that cannot be served takes none of the others away from pods.
             if followed.is_ok() || !self.running.is_empty() {
                 ready.pass();
             }
             match followed {
                 Ok(()) => self.told = None,
-                // What runs goes on running: a mistake in the file must not end what is right.
+                // What runs goes on running: a mistake in a file must not end what is right.
                 Err(cause) => {
                     if self.told.as_ref() != Some(&cause) {
                         tracing::error!(cause, "the gateway cannot be as it is configured");
@@ -106,8 +109,8 @@ impl Keeper {
         futures::future::join_all(self.ending).await;
     }
 
-    async fn follow(&mut self, file: &Path) -> Result<(), String> {
-        let config = Config::read(file).map_err(|error| chain(&error))?;
+    async fn follow(&mut self, folder: &Path) -> Result<(), String> {
+        let config = Config::read(folder).map_err(|error| chain(&error))?;
         let tls = self.tls_files().map_err(|error| chain(&error))?;
         let wanted: HashMap<String, Wanted> = config
             .upstreams
@@ -154,7 +157,7 @@ impl Keeper {
     async fn start(&self, wanted: Wanted) -> Result<Running, String> {
         let upstream = wanted
             .upstream
-            .upstream(&self.host)
+            .upstream(&self.transport, &self.memory)
             .map_err(|error| chain(&error))?;
         let bind = || async {
             let tls = self.args.tls.load().map_err(|error| chain(&error))?;

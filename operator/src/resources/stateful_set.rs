@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 const CREDENTIALS: &str = "/etc/penstock/credentials";
 const TLS: &str = "/etc/penstock/tls";
+const GATEWAY: &str = "/etc/penstock/gateway";
 /// User and group of the image.
 const USER: i64 = 65532;
 /// Where the pod has the node's folder of sockets.
@@ -24,6 +25,8 @@ pub struct Hashes {
     pub credentials: String,
     /// Of the certificate; empty without TLS.
     pub tls: String,
+    /// Of the gateways' key pair, where they have one here.
+    pub gateway: Option<String>,
 }
 
 /// `size`: what the claim template says; it cannot be changed once the StatefulSet is there.
@@ -52,10 +55,13 @@ pub fn stateful_set(
                         "penstock.io/credentials-hash": hashes.credentials, "penstock.io/tls-hash": hashes.tls,
                     },
                 },
-                "spec": pod(names, cluster, config),
+                "spec": pod(names, cluster, config, hashes.gateway.is_some()),
             },
         },
     });
+    if let Some(gateway) = &hashes.gateway {
+        set["spec"]["template"]["metadata"]["annotations"]["penstock.io/gateway-hash"] = json!(gateway);
+    }
     if let Some(networks) = &spec.rdma.networks {
         set["spec"]["template"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = json!(networks);
     }
@@ -75,7 +81,7 @@ pub fn stateful_set(
     set
 }
 
-fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
+fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bool) -> Value {
     let spec = &cluster.spec;
     let mut args = vec![
         "serve".to_owned(),
@@ -113,6 +119,18 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config) -> Value {
             "defaultMode": 0o440,
         },
     })];
+    if has_gateway {
+        args.push(format!("--gateway-access-key-file={GATEWAY}/accessKeyId"));
+        args.push(format!("--gateway-secret-key-file={GATEWAY}/secretAccessKey"));
+        mounts.push(json!({"name": "gateway", "mountPath": GATEWAY, "readOnly": true}));
+        volumes.push(json!({
+            "name": "gateway",
+            "secret": {
+                "secretName": names.gateway(), "items": items(&["accessKeyId", "secretAccessKey"]),
+                "defaultMode": 0o440,
+            },
+        }));
+    }
     if spec.tls.enabled {
         args.push(format!("--tls-cert={TLS}/tls.crt"));
         args.push(format!("--tls-key={TLS}/tls.key"));
@@ -241,29 +259,42 @@ pub fn image<'a>(cluster: &'a StorageCluster, config: &'a Config) -> &'a str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::cluster;
+    use super::super::tests::{cluster, config};
     use super::*;
-    use crate::context::ServiceAccount;
 
     fn made(spec: Value) -> Value {
-        let config = Config {
-            store_image: "penstock/store:1".into(),
-            image_pull_policy: "IfNotPresent".into(),
-            csi_service_account: ServiceAccount {
-                namespace: "s".into(),
-                name: "c".into(),
-            },
-            namespace: "s".into(),
-            identity: "i".into(),
-        };
+        made_with(spec, &Hashes::default())
+    }
+
+    fn made_with(spec: Value, hashes: &Hashes) -> Value {
         let cluster = cluster(spec);
-        stateful_set(
-            &Names::of(&cluster).unwrap(),
-            &cluster,
-            &config,
-            &Hashes::default(),
-            None,
-        )
+        stateful_set(&Names::of(&cluster).unwrap(), &cluster, &config(), hashes, None)
+    }
+
+    #[test]
+    fn gateways_are_known_by_a_secret_of_their_own_and_only_where_there_are_any() {
+        let spec = json!({"storage": {"volumeClaimTemplate": {"size": "1Gi"}}});
+        let plain = made(spec.clone()).to_string();
+        assert!(!plain.contains("gateway"), "{plain}");
+        let hashes = Hashes {
+            gateway: Some("h".into()),
+            ..Hashes::default()
+        };
+        let set = made_with(spec, &hashes);
+        let template = &set["spec"]["template"];
+        assert_eq!(
+            template["metadata"]["annotations"]["penstock.io/gateway-hash"],
+            "h"
+        );
+        let args = template["spec"]["containers"][0]["args"].to_string();
+        assert!(
+            args.contains("--gateway-secret-key-file=/etc/penstock/gateway/secretAccessKey"),
+            "{args}"
+        );
+        let volumes = template["spec"]["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "gateway").unwrap();
+        assert_eq!(volume["secret"]["secretName"], "demo-gateway");
+        assert_eq!(volume["secret"]["defaultMode"], 0o440);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   get, put, upload_part ── read, write ── lanes ──┐   each rail in turn, the least used one first
+//!   a gateway's: carry ─────────────────────────────┤
 //!   get_into_memory, put_from_memory ───────────────┤── exchange: open a window, ask for it, close it or kill ── Sessions
 //! ```
 //! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
 //! again only when the window is closed, or the queue pair dead.
 
 mod arrivals;
+mod carry;
 mod connect;
 mod exchange;
 mod gpu;
@@ -18,6 +20,8 @@ mod read;
 mod sessions;
 mod write;
 
+pub use carry::RelayMemory;
+pub(crate) use carry::{Carry, CarryOptions, Got, Put, Why};
 pub(super) use gpu::Straight;
 
 use super::Client;

@@ -3,14 +3,18 @@
 use crate::{Error, Result, types::Condition, types::ObjectHeaders, types::Range};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method,
+    HeaderMap, HeaderName, HeaderValue, Method, Response,
     header::{
         CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, IF_MATCH,
         IF_NONE_MATCH, RANGE,
     },
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// What SigV4 leaves unencoded (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -45,6 +49,20 @@ impl Payload {
     }
 }
 
+/// What was said to a request of somebody else's that was refused: it is his to hear, word for word.
+#[derive(Default)]
+pub(super) struct Foreign(Mutex<Option<Response<Bytes>>>);
+
+impl Foreign {
+    pub fn refused(&self, answer: Response<Bytes>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+
+    pub fn refusal(&self) -> Option<Response<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Request {
     pub method: Method,
@@ -58,6 +76,8 @@ pub(super) struct Request {
     pub handed: Option<Arc<File>>,
     /// Sent over the same host's path, or not at all.
     pub local_only: bool,
+    /// Signed by somebody else, whose headers these are; this client signs what it adds.
+    pub foreign: Option<Arc<Foreign>>,
     /// Why it must not be sent: its path would name something else than was meant.
     pub unaddressable: Option<String>,
 }
@@ -92,6 +112,7 @@ impl Request {
             patience: Duration::ZERO,
             handed: None,
             local_only: false,
+            foreign: None,
             unaddressable,
         }
     }
@@ -107,6 +128,7 @@ impl Request {
             patience: Duration::ZERO,
             handed: None,
             local_only: false,
+            foreign: None,
             unaddressable: None,
         }
     }

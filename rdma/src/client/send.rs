@@ -5,7 +5,7 @@ use super::{
     body::{Outgoing, Progress},
     local::Local,
     request::{Repeat, Request},
-    sign::sign_headers,
+    sign::{sign_beside, sign_headers},
 };
 use crate::{
     ERROR_CODE, Error, Result,
@@ -76,7 +76,7 @@ impl Client {
             Some(answered) if answered.is_bare && refused => self.exchange(request, false).await?,
             _ => response,
         };
-        self.judged(response).await
+        self.judged(request, response).await
     }
 
     /// Sends it once; whatever answer there is. `may_be_bare` as in [`Identity`].
@@ -94,14 +94,18 @@ impl Client {
         let sign = |headers: &mut HeaderMap| {
             // Not signed: hyper leaves it out where there is no body, and S3 asks for it.
             headers.remove(CONTENT_LENGTH);
-            sign_headers(
-                &self.inner.credentials,
-                &self.inner.options.region,
-                &request.method,
-                &uri,
-                headers,
-                &request.payload,
-            )?;
+            let credentials = &self.inner.credentials;
+            match &request.foreign {
+                Some(_) => sign_beside(credentials, &request.method, &uri, headers)?,
+                None => sign_headers(
+                    credentials,
+                    &self.inner.options.region,
+                    &request.method,
+                    &uri,
+                    headers,
+                    &request.payload,
+                )?,
+            }
             if request.method == Method::PUT || request.method == Method::POST {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(request.payload.length()));
             }
@@ -109,7 +113,8 @@ impl Client {
         };
         let identity = Identity {
             sign: &sign,
-            may_be_bare,
+            // What somebody else signed is not ours to send without.
+            may_be_bare: may_be_bare && request.foreign.is_none(),
         };
         let answer = self.dispatch(request, message, &identity);
         tokio::pin!(answer);
@@ -126,7 +131,11 @@ impl Client {
     }
 
     /// The answer, unless it is an error.
-    async fn judged(&self, response: Response<Incoming>) -> std::result::Result<Response<Incoming>, Failure> {
+    async fn judged(
+        &self,
+        request: &Request,
+        response: Response<Incoming>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -139,6 +148,12 @@ impl Client {
         let (parts, body) = response.into_parts();
         let headers = parts.headers;
         let body = self.collect(body).await.unwrap_or_default();
+        if let Some(foreign) = &request.foreign {
+            let mut said = Response::new(body.clone());
+            *said.status_mut() = status;
+            *said.headers_mut() = headers.clone();
+            foreign.refused(said);
+        }
         let (code, message) = match xml::error(&body) {
             Some(said) => said,
             None => (code, status.canonical_reason().unwrap_or("").to_owned()),

@@ -1,7 +1,10 @@
-//! AWS Signature Version 4 in the `Authorization` header.
+//! AWS Signature Version 4 in the `Authorization` header, and a gateway's signature beside one of somebody else.
 
 use super::request::Payload;
-use crate::{Credentials, Error, Result};
+use crate::{
+    Credentials, Error, Result,
+    protocol::{GatewaySignature, header},
+};
 use aws_sigv4::{
     http_request::{
         PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
@@ -68,5 +71,25 @@ pub(super) fn sign_headers(
         value.set_sensitive(header.sensitive());
         headers.insert(header.name(), value);
     }
+    Ok(())
+}
+
+/// Signs the headers of the protocol that were added to a request of somebody else.
+pub(super) fn sign_beside(
+    credentials: &Credentials,
+    method: &Method,
+    uri: &Uri,
+    headers: &mut HeaderMap,
+) -> Result<()> {
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    let signature = GatewaySignature::sign(credentials, SystemTime::now(), method, target, headers);
+    let value = signature.and_then(|signature| HeaderValue::try_from(signature.encode()).ok());
+    let mut value = value.ok_or_else(|| {
+        Error::Invalid(
+            "the request cannot be carried: it has a signature or a header of RDMA twice".to_owned(),
+        )
+    })?;
+    value.set_sensitive(true);
+    headers.insert(header::GATEWAY, value);
     Ok(())
 }

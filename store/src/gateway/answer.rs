@@ -10,7 +10,7 @@ use futures::{
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use penstock_rdma::local::Lent;
+use penstock_rdma::{Via, local::Lent};
 use std::{
     io,
     pin::Pin,
@@ -32,6 +32,16 @@ pub(super) enum AnswerBody {
     Lent {
         pieces: BoxStream<'static, io::Result<Bytes>>,
         left: u64,
+        counters: Counters,
+    },
+    Moved {
+        pieces: BoxStream<'static, penstock_rdma::Result<(Bytes, Via)>>,
+        left: u64,
+        counters: Counters,
+    },
+    Whole {
+        bytes: Option<Bytes>,
+        way: Way,
         counters: Counters,
     },
     Own(s3s::Body),
@@ -65,6 +75,14 @@ impl AnswerBody {
             pieces: pieces(lent, crc64nvme),
             counters,
         }
+    }
+}
+
+fn way_of(via: Via) -> Way {
+    match via {
+        Via::Rdma => Way::Rdma,
+        Via::Shm => Way::Shm,
+        Via::Http => Way::Http,
     }
 }
 
@@ -157,6 +175,35 @@ impl Body for AnswerBody {
                 }
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(Failure::from)))
             }
+            Self::Moved {
+                pieces,
+                left,
+                counters,
+            } => {
+                let piece = ready!(pieces.poll_next_unpin(context));
+                match &piece {
+                    Some(Ok((bytes, via))) => {
+                        let (length, way) = (bytes.len() as u64, way_of(*via));
+                        *left = left.saturating_sub(length);
+                        counters.bytes(Direction::Read, way, length);
+                    }
+                    Some(Err(error)) => {
+                        counters.broken("upstream");
+                        tracing::warn!(%error, "the storage node's bytes broke off, and so does the client's answer");
+                    }
+                    None => {}
+                }
+                let piece =
+                    piece.map(|piece| piece.map(|(bytes, _)| Frame::data(bytes)).map_err(Failure::from));
+                Poll::Ready(piece)
+            }
+            Self::Whole { bytes, way, counters } => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                if let Some(bytes) = &bytes {
+                    counters.bytes(Direction::Read, *way, bytes.len() as u64);
+                }
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
             Self::Own(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -164,7 +211,8 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Passed(passed) => passed.inner.is_end_stream(),
-            Self::Lent { left, .. } => *left == 0,
+            Self::Lent { left, .. } | Self::Moved { left, .. } => *left == 0,
+            Self::Whole { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Own(body) => body.is_end_stream(),
         }
     }
@@ -172,7 +220,10 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Passed(passed) => passed.inner.size_hint(),
-            Self::Lent { left, .. } => SizeHint::with_exact(*left),
+            Self::Lent { left, .. } | Self::Moved { left, .. } => SizeHint::with_exact(*left),
+            Self::Whole { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Own(body) => body.size_hint(),
         }
     }

@@ -11,12 +11,13 @@ use http::{
         CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE,
         TRANSFER_ENCODING, UPGRADE,
     },
+    response::Parts,
 };
 use hyper::body::Incoming;
 use penstock_rdma::{
     ERROR_CODE,
-    local::{LENT, LENT_CRC64NVME},
-    relay::{Carrier, Relay, RelayError, Relayed},
+    local::{LENT, LENT_CRC64NVME, Lent, LentHeader},
+    relay::{Carrier, Relay, RelayError, Relayed, RelayedBody},
 };
 use s3s::{S3Error, S3ErrorCode};
 use std::time::Duration;
@@ -82,28 +83,52 @@ impl Forward {
         sent: &super::request::Sent,
     ) -> Result<Response<AnswerBody>, RelayError> {
         let Relayed {
-            response,
+            head: mut parts,
             carrier,
-            lent,
+            body,
         } = relayed;
         let carried = match carrier {
             Carrier::Socket => Way::Socket,
+            Carrier::Rdma => Way::Rdma,
             Carrier::Network => Way::Http,
         };
         sent.went(carried);
         self.counters.local(carrier == Carrier::Socket);
-        if carrier == Carrier::Network {
+        if let Some(works) = self.relay.works_by_rdma() {
+            self.counters.rdma(works && carrier != Carrier::Socket);
+        }
+        if carrier != Carrier::Socket {
             self.counters.reachable(true);
         }
-        let (mut parts, body) = response.into_parts();
         parts.extensions.clear();
         parts.version = Version::HTTP_11;
         remove_hop_by_hop(&mut parts.headers);
-        let Some((header, lent)) = lent else {
-            self.counters.answered(method, parts.status, carried);
-            let body = AnswerBody::passed(body, carried, self.counters.clone());
-            return Ok(Response::from_parts(parts, body));
+        let counters = self.counters.clone();
+        let body = match body {
+            RelayedBody::Lent(header, lent) => return self.lent(method, parts, &header, lent),
+            RelayedBody::Moved(left, pieces) => AnswerBody::Moved {
+                pieces,
+                left,
+                counters,
+            },
+            RelayedBody::Whole(bytes) => AnswerBody::Whole {
+                bytes: Some(bytes),
+                way: carried,
+                counters,
+            },
+            RelayedBody::Passed(body) => AnswerBody::passed(body, carried, counters),
         };
+        self.counters.answered(method, parts.status, carried);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    fn lent(
+        &self,
+        method: &Method,
+        mut parts: Parts,
+        header: &LentHeader,
+        lent: Lent,
+    ) -> Result<Response<AnswerBody>, RelayError> {
         if parts.status == StatusCode::OK && lent.len() != header.size {
             return Err(RelayError::Malformed {
                 endpoint: self.relay.endpoint().to_string(),
@@ -125,6 +150,7 @@ impl Forward {
         let (outcome, code, status) = match &failure {
             // Nobody is there to hear it any more.
             _ if client_failed => ("aborted", S3ErrorCode::IncompleteBody, StatusCode::BAD_REQUEST),
+            RelayError::NotTheClients(_) => ("refused", S3ErrorCode::AccessDenied, StatusCode::FORBIDDEN),
             RelayError::Unaddressable(_) => ("refused", S3ErrorCode::InvalidURI, StatusCode::BAD_REQUEST),
             RelayError::NoFastPath { .. } => (
                 "no_fast_path",

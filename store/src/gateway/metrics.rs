@@ -15,6 +15,8 @@ pub(super) enum Way {
     Shm,
     /// The storage node's socket on this host.
     Socket,
+    /// RDMA.
+    Rdma,
     /// TCP.
     Http,
 }
@@ -24,6 +26,7 @@ impl Way {
         match self {
             Self::Shm => "shm",
             Self::Socket => "socket",
+            Self::Rdma => "rdma",
             Self::Http => "http",
         }
     }
@@ -82,6 +85,7 @@ pub struct GatewayMetrics {
     connections: Family<UpstreamLabels, Gauge>,
     failed: Family<UpstreamLabels, Counter>,
     local: Family<UpstreamLabels, Gauge>,
+    rdma: Family<UpstreamLabels, Gauge>,
     reachable: Family<UpstreamLabels, Gauge>,
 }
 
@@ -92,14 +96,14 @@ impl GatewayMetrics {
         registry.register_with_unit(
             "penstock_gateway",
             "Bytes of bodies passed on, by direction and by what carried them between gateway and storage node: shm (lent files), \
-             socket (this host's Unix socket), http (TCP)",
+             socket (this host's Unix socket), rdma, http (TCP)",
             Unit::Bytes,
             metrics.bytes.clone(),
         );
         let registry = registry.sub_registry_with_prefix("penstock_gateway");
         registry.register(
             "requests",
-            "Requests by status and outcome: shm, socket and http were answered by the storage node; unreachable, broken, refused and \
+            "Requests by status and outcome: shm, socket, rdma and http were answered by the storage node; unreachable, broken, refused and \
              malformed by the gateway",
             metrics.requests.clone(),
         );
@@ -124,6 +128,11 @@ impl GatewayMetrics {
             metrics.local.clone(),
         );
         registry.register(
+            "upstream_rdma",
+            "1 when the last bytes to or from a storage node on another host went by RDMA",
+            metrics.rdma.clone(),
+        );
+        registry.register(
             "upstream_reachable",
             "1 when the storage node answered the last request over the network",
             metrics.reachable.clone(),
@@ -135,7 +144,7 @@ impl GatewayMetrics {
     pub(super) fn of(&self, upstream: &str) -> Counters {
         // Shown from the start, so that a zero can be told from something that is not counted.
         let bytes = [Direction::Read, Direction::Write].map(|direction| {
-            [Way::Shm, Way::Socket, Way::Http].map(|way| {
+            [Way::Shm, Way::Socket, Way::Rdma, Way::Http].map(|way| {
                 self.bytes.get_or_create_owned(&BytesLabels {
                     upstream: upstream.to_owned(),
                     direction: direction.name(),
@@ -149,6 +158,7 @@ impl GatewayMetrics {
             all: self.clone(),
         };
         counters.local(false);
+        counters.rdma(false);
         counters
     }
 }
@@ -158,7 +168,7 @@ impl GatewayMetrics {
 pub(super) struct Counters {
     upstream: String,
     /// By direction and way, in the order of their declaration.
-    bytes: Arc<[[Counter; 3]; 2]>,
+    bytes: Arc<[[Counter; 4]; 2]>,
     all: GatewayMetrics,
 }
 
@@ -226,6 +236,11 @@ impl Counters {
     pub fn local(&self, is_local: bool) {
         let gauge = self.all.local.get_or_create(&self.labels());
         gauge.set(is_local.into());
+    }
+
+    pub fn rdma(&self, is_used: bool) {
+        let gauge = self.all.rdma.get_or_create(&self.labels());
+        gauge.set(is_used.into());
     }
 
     pub fn reachable(&self, is_reachable: bool) {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header::EXPECT};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use penstock_rdma::relay::RelayBody;
 use std::{
     pin::Pin,
     sync::{
@@ -14,10 +15,15 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
+/// Bytes given to the connection at once of a body that is sent again.
+const AGAIN: usize = 256 << 10;
+
 /// A body as it comes from the client. It is read as fast as the storage node takes it, so a slow side slows the other.
 pub(super) struct RequestBody {
     /// `None` in requests of the gateway's own, and while it is behind the gate.
     inner: Option<Incoming>,
+    /// All of it, where it was read and is sent again.
+    again: Option<Bytes>,
     sent: Sent,
     /// Holds the body until the storage node has asked for it, where the client waits to be asked (RFC 9110, 10.1.1). Whoever
     /// reads the body has it sent, so reading it early would take from the storage node the right to refuse before.
@@ -103,6 +109,7 @@ impl RequestBody {
             };
             Self {
                 inner,
+                again: None,
                 sent: sent.clone(),
                 gate: gate.clone(),
                 hint,
@@ -122,10 +129,25 @@ impl RequestBody {
     pub fn none(counters: &Counters) -> Self {
         Self {
             inner: None,
+            again: None,
             sent: Sent::new(counters, None),
             gate: None,
             hint: SizeHint::with_exact(0),
         }
+    }
+}
+
+impl RelayBody for RequestBody {
+    fn want(&mut self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
+    }
+
+    fn refill(&mut self, bytes: Bytes) {
+        // Counted by the way that it goes in the end.
+        self.sent.shared.uncounted.store(0, Ordering::Relaxed);
+        (self.inner, self.again) = (None, Some(bytes));
     }
 }
 
@@ -140,6 +162,14 @@ impl Body for RequestBody {
         if let Some(gate) = &self.gate {
             self.inner = Some(ready!(gate.poll(context)));
             self.gate = None;
+        }
+        if let Some(again) = &mut self.again {
+            let piece = again.split_to(again.len().min(AGAIN));
+            if piece.is_empty() {
+                return Poll::Ready(None);
+            }
+            self.sent.moved(piece.len() as u64);
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
@@ -156,11 +186,18 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.gate.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.again {
+            Some(again) => again.is_empty(),
+            None => self.gate.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or(self.hint, Body::size_hint)
+        match (&self.again, &self.inner) {
+            (Some(again), _) => SizeHint::with_exact(again.len() as u64),
+            (None, Some(inner)) => inner.size_hint(),
+            (None, None) => self.hint,
+        }
     }
 }
 

@@ -169,6 +169,10 @@ async fn look(forward: Forward, policy: Policy) {
                 (true, _) => {
                     tracing::info!(%endpoint, "the storage node is on this host; its files are read without a network")
                 }
+                // What carries the bytes is known with the first of them, and told then.
+                (false, _) if relay.works_by_rdma().is_some() => {
+                    tracing::info!(%endpoint, "the storage node is not on this host; RDMA is tried with the first bytes");
+                }
                 (false, Policy::Require) => {
                     tracing::warn!(%endpoint, "the storage node is not on this host, and requests are refused: fastPath is require");
                 }

@@ -84,7 +84,10 @@ mod tests {
     }
 
     fn keys(access: &str, secret: &str) -> Keys {
-        Keys(penstock_rdma::Credentials::new(access, secret))
+        Keys {
+            root: penstock_rdma::Credentials::new(access, secret),
+            gateway: None,
+        }
     }
 
     fn value(text: &str) -> HeaderValue {

@@ -1,4 +1,4 @@
-//! `POST /.s3rdma-rc/connect` and `/disconnect`.
+//! The paths below `/.s3rdma-rc`, and `POST` of `connect` and `disconnect` among them.
 
 use super::{
     Plane, Rdma, Refusal,
@@ -9,7 +9,9 @@ use crate::s3::note_operation;
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use penstock_rdma::{
     fabric::{Connection, Device, QueuePair, Rail},
-    protocol::{CONNECT, DISCONNECT, Grant, NAME, Offer, Psn, QpToken, RESERVED, SessionId, header},
+    protocol::{
+        CONNECT, DISCONNECT, Grant, NAME, Offer, Psn, QpToken, READ, RELEASE, RESERVED, SessionId, header,
+    },
 };
 use s3s::{
     Body, S3Request, S3Response, S3Result,
@@ -70,6 +72,18 @@ impl S3Route for Route {
                     .await
                     .map_err(|refusal| rdma.refused(refusal).answer())
             }
+            READ => {
+                note_operation("RdmaRead");
+                // Refusals of the transfer itself are counted there.
+                rdma.read(&request.headers, &owner)
+                    .await
+                    .map_err(|refusal| refusal.answer())
+            }
+            RELEASE => {
+                note_operation("RdmaRelease");
+                rdma.release(&request.headers, &owner)
+                    .map_err(|refusal| rdma.refused(refusal).answer())
+            }
             _ => Err(s3_error!(MethodNotAllowed)),
         }
     }
@@ -89,7 +103,11 @@ impl Rdma {
             Some(_) => Offer::parse(text(headers, &header::CAPS, "x-amz-rdma-caps")?)?,
         };
         let rail = plane.sessions.rail_for(&peer)?;
-        let place = plane.sessions.reserve(owner)?;
+        let place = if self.is_gateway(owner) {
+            plane.sessions.reserve_for_gateway(owner)?
+        } else {
+            plane.sessions.reserve(owner)?
+        };
         let grant = plane.grant(&rail, offer);
         let psn = Psn::random();
         let connection = Connection {

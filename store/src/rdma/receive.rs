@@ -13,13 +13,20 @@ use penstock_rdma::{
     protocol::header,
 };
 use s3s::dto::StreamingBlob;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sync_wrapper::SyncStream;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// What remains of a PUT beside its body: whether anything of it is under way.
 #[derive(Clone)]
-pub(crate) struct Receipt(Option<Arc<Mutex<Option<JoinHandle<()>>>>>);
+pub(crate) struct Receipt(Option<Arc<Receiving>>);
+
+#[derive(Default)]
+struct Receiving {
+    pumping: Mutex<Option<JoinHandle<()>>>,
+    /// Why the body ended before its end.
+    refusal: Mutex<Option<Refusal>>,
+}
 
 impl Receipt {
     /// Of bytes that came as a body.
@@ -40,10 +47,10 @@ impl Receipt {
 
     /// Waits until nothing of the request is under way. No answer leaves before.
     pub async fn drained(&self) {
-        let Some(pumping) = &self.0 else {
+        let Some(receiving) = &self.0 else {
             return;
         };
-        let pumping = pumping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let pumping = lock(&receiving.pumping).take();
         if let Some(pumping) = pumping
             && let Err(error) = pumping.await
         {
@@ -51,11 +58,28 @@ impl Receipt {
         }
     }
 
+    /// What its body ended with, whatever has become of that on its way through others.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.0
+            .as_ref()
+            .and_then(|receiving| lock(&receiving.refusal).clone())
+    }
+
     fn begun(&self, pumping: JoinHandle<()>) {
-        if let Some(place) = &self.0 {
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(pumping);
+        if let Some(receiving) = &self.0 {
+            *lock(&receiving.pumping) = Some(pumping);
         }
     }
+
+    fn ended(&self, refusal: &Refusal) {
+        if let Some(receiving) = &self.0 {
+            *lock(&receiving.refusal) = Some(refusal.clone());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Rdma {
@@ -66,7 +90,7 @@ impl Rdma {
             return Err(self.refused(Refusal::NotSupported));
         };
         let receipt = Receipt(Some(Arc::default()));
-        let (rdma, theirs) = (self.clone(), receipt.clone());
+        let (rdma, theirs, ending) = (self.clone(), receipt.clone(), receipt.clone());
         let begun = async move {
             match begin(&plane, &request, &theirs).await {
                 Ok(pieces) => stream::unfold(pieces, |mut pieces| async move {
@@ -76,9 +100,12 @@ impl Rdma {
                 Err(refusal) => stream::once(async { Err(refusal) }).right_stream(),
             }
         };
-        let body = begun
-            .flatten_stream()
-            .map(move |piece| piece.map_err(|refusal| rdma.refused(refusal)));
+        let body = begun.flatten_stream().map(move |piece| {
+            piece.map_err(|refusal| {
+                ending.ended(&refusal);
+                rdma.refused(refusal)
+            })
+        });
         Ok((StreamingBlob::wrap(SyncStream::new(body)), receipt))
     }
 }

@@ -11,7 +11,7 @@ use penstock_rdma::{
 use s3s::{S3Error, S3ErrorCode};
 
 /// Why bytes do not move by RDMA. Each is the outcome of a request that has nothing under way any more.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(transparent)]
     Malformed(#[from] ParseError),
@@ -21,6 +21,14 @@ pub(crate) enum Refusal {
         "the header {0} is not signed; list every x-amz-rdma-* header once in the SignedHeaders of the Authorization header"
     )]
     Unsigned(String),
+    #[error(
+        "x-amz-rdma-gateway does not hold: it is not this storage node's gateway's, or was made for another request"
+    )]
+    NotTheGateway,
+    #[error("a gateway carries the bytes of GET and PUT, and of nothing else")]
+    NotCarried,
+    #[error("there is no such reading; it was released, or forgotten, or is not yours")]
+    NoSuchReading,
     #[error("a request with x-amz-rdma-token has no body; send Content-Length: 0")]
     Body,
     #[error("{needed} bytes were asked for, and the window holds {size}; nothing was written")]
@@ -66,8 +74,10 @@ impl Refusal {
     /// One word for the metric.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Malformed(_) | Self::Missing(_) | Self::Body => "malformed",
+            Self::Malformed(_) | Self::Missing(_) | Self::Body | Self::NotCarried => "malformed",
             Self::Unsigned(_) => "unsigned",
+            Self::NotTheGateway => "gateway",
+            Self::NoSuchReading => "no_reading",
             Self::WindowTooSmall { .. } => "window",
             Self::NoSuchSession => "no_session",
             Self::Sequence | Self::Duplicate => "sequence",
@@ -86,10 +96,11 @@ impl Refusal {
     fn code(&self) -> (S3ErrorCode, StatusCode) {
         let ours = |name: &'static str| S3ErrorCode::Custom(name.into());
         match self {
-            Self::Malformed(_) | Self::Missing(_) | Self::Body | Self::Peer(_) => {
+            Self::Malformed(_) | Self::Missing(_) | Self::Body | Self::NotCarried | Self::Peer(_) => {
                 (ours(code::INVALID_TOKEN), StatusCode::BAD_REQUEST)
             }
-            Self::Unsigned(_) => (S3ErrorCode::AccessDenied, StatusCode::FORBIDDEN),
+            Self::Unsigned(_) | Self::NotTheGateway => (S3ErrorCode::AccessDenied, StatusCode::FORBIDDEN),
+            Self::NoSuchReading => (ours(code::NO_SUCH_READING), StatusCode::NOT_FOUND),
             Self::WindowTooSmall { .. } => (ours(code::WINDOW_TOO_SMALL), StatusCode::BAD_REQUEST),
             Self::NoSuchSession => (ours(code::NO_SUCH_SESSION), StatusCode::NOT_FOUND),
             Self::Sequence | Self::Duplicate => (ours(code::SEQUENCE_CONFLICT), StatusCode::CONFLICT),

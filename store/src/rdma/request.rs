@@ -35,20 +35,28 @@ fn parse(headers: &HeaderMap, owner: Option<&str>) -> Result<Option<Tokened>, Re
     }
     check_signed(headers)?;
     let owner = owner.ok_or_else(|| Refusal::Unsigned(header::TOKEN.to_string()))?;
+    let tokened = token_of(headers, owner)?;
+    if headers.contains_key("x-amz-decoded-content-length") {
+        return Err(Refusal::Body);
+    }
+    Ok(Some(tokened))
+}
+
+/// The window of a request, whose headers were found to be `owner`'s.
+pub(super) fn token_of(headers: &HeaderMap, owner: &str) -> Result<Tokened, Refusal> {
     let token = WindowToken::parse(text(headers, &header::TOKEN, "x-amz-rdma-token")?)?;
     let sequence = sequence_number(text(headers, &header::SEQUENCE, "x-amz-rdma-seq")?)?;
     let has_body = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-        || headers.contains_key(http::header::TRANSFER_ENCODING)
-        || headers.contains_key("x-amz-decoded-content-length");
+        || headers.contains_key(http::header::TRANSFER_ENCODING);
     if has_body {
         return Err(Refusal::Body);
     }
-    Ok(Some(Tokened {
+    Ok(Tokened {
         owner: owner.to_owned(),
         token,
         sequence,
         fallback: fallback(headers)?,
-    }))
+    })
 }
 
 fn fallback(headers: &HeaderMap) -> Result<bool, Refusal> {
@@ -62,7 +70,7 @@ fn fallback(headers: &HeaderMap) -> Result<bool, Refusal> {
     }
 }
 
-fn is_ours(name: &HeaderName) -> bool {
+pub(super) fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with(header::PREFIX)
 }
 

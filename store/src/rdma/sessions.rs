@@ -19,6 +19,7 @@ pub(super) struct Sessions {
     idle: Duration,
     in_flight: usize,
     per_key: usize,
+    per_gateway: usize,
     places: Arc<Semaphore>,
     table: Mutex<Table>,
 }
@@ -66,6 +67,7 @@ impl Sessions {
             idle: limits.idle,
             in_flight: limits.in_flight.clamp(1, Semaphore::MAX_PERMITS),
             per_key: limits.sessions_per_key.min(Semaphore::MAX_PERMITS),
+            per_gateway: limits.sessions_of_gateways.min(Semaphore::MAX_PERMITS),
             places: Arc::new(Semaphore::new(limits.sessions.min(Semaphore::MAX_PERMITS))),
             table: Mutex::default(),
         });
@@ -121,12 +123,21 @@ impl Sessions {
 
     /// A place for one more session of `owner`.
     pub fn reserve(&self, owner: &str) -> Result<Place, Refusal> {
+        self.reserve_of(owner, self.per_key)
+    }
+
+    /// A place for one more session of the gateways, which share one key.
+    pub fn reserve_for_gateway(&self, owner: &str) -> Result<Place, Refusal> {
+        self.reserve_of(owner, self.per_gateway)
+    }
+
+    fn reserve_of(&self, owner: &str, most: usize) -> Result<Place, Refusal> {
         let of_key = {
             let mut table = self.table();
             let places = table
                 .places
                 .entry(owner.to_owned())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.per_key)));
+                .or_insert_with(|| Arc::new(Semaphore::new(most)));
             Arc::clone(places).try_acquire_owned()
         };
         let of_key = of_key.map_err(|_| Refusal::Busy(Limit::SessionsPerKey))?;

@@ -1,4 +1,4 @@
-//! Who may do what: the root key may do everything, nobody else anything.
+//! Who may do what: the root key may do everything, the gateways' key make RDMA sessions, nobody else anything.
 
 use super::service::note_operation;
 use crate::{local_path::Peer, rdma::is_signed};
@@ -13,12 +13,21 @@ use std::sync::Arc;
 
 /// The key pairs that signatures are checked with. s3s compares signatures in constant time.
 #[derive(Clone)]
-pub(crate) struct Keys(pub Credentials);
+pub(crate) struct Keys {
+    pub root: Credentials,
+    /// Of gateways, which carry what others signed.
+    pub gateway: Option<Credentials>,
+}
 
 impl Keys {
     /// The secret of a key, as long as there is such a key.
     pub fn secret_of(&self, access_key: &str) -> Option<&str> {
-        (access_key == self.0.access_key_id()).then(|| self.0.secret_access_key())
+        let keys = [Some(&self.root), self.gateway.as_ref()];
+        let found = keys
+            .into_iter()
+            .flatten()
+            .find(|key| key.access_key_id() == access_key);
+        found.map(Credentials::secret_access_key)
     }
 }
 
@@ -35,8 +44,11 @@ impl S3Auth for Keys {
     }
 }
 
-/// Refuses whoever did not sign, or signed in a way that is not ours.
-pub(super) struct Access;
+/// Refuses whoever did not sign, and gateways: what they may do is below `/.s3rdma-rc` alone, which does not come here.
+pub(super) struct Access {
+    /// The access key of gateways.
+    pub gateway: Option<String>,
+}
 
 #[async_trait::async_trait]
 impl S3Access for Access {
@@ -48,6 +60,12 @@ impl S3Access for Access {
                 "The request is not signed; sign it with AWS Signature Version 4."
             ));
         };
+        if self.gateway.as_ref() == Some(&signer.access_key) {
+            return Err(s3_error!(
+                AccessDenied,
+                "A gateway's key carries what others have signed, and gives access to nothing by itself."
+            ));
+        }
         // What may be asked without a signature later on is what this operation is. A signature in a query proves nothing of
         // headers.
         let is_plain = context.s3_op().name() == "GetObject" && context.uri().query().is_none();

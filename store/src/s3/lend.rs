@@ -4,6 +4,7 @@ use super::{Front, body};
 use crate::{
     engine::{self, Body, Borrower, ByteRange, Lending, Loan, ObjectInfo, ObjectRef, Precondition},
     local_path::{LentFiles, Peer},
+    rdma::Refusal,
 };
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use penstock_rdma::{
@@ -63,6 +64,18 @@ pub(super) enum Error {
 impl From<engine::Error> for Error {
     fn from(error: engine::Error) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.answer())
+    }
+}
+
+impl From<S3Error> for Error {
+    fn from(answer: S3Error) -> Self {
+        Self::Refused(answer)
     }
 }
 

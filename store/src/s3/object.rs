@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::{Error, ObjectInfo, ObjectRef, Precondition, PutOptions},
-    rdma::Refusal,
+    rdma::{Carried, Refusal},
 };
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, header::LAST_MODIFIED};
@@ -150,10 +150,14 @@ pub(super) async fn get_object(
         .credentials
         .as_ref()
         .map(|signer| signer.access_key.as_str());
-    let tokened = front
-        .rdma
-        .tokened(&request.headers, owner)
-        .map_err(|refusal| refusal.answer())?;
+    let carried = request.extensions.get::<Carried>();
+    let tokened = match carried {
+        Some(carried) => Some(carried.tokened.clone()),
+        None => front
+            .rdma
+            .tokened(&request.headers, owner)
+            .map_err(|refusal| refusal.answer())?,
+    };
     let object = convert::object(&input.bucket, &input.key);
     let precondition = convert::precondition(input.if_match, input.if_none_match);
     let range = input.range.map(convert::range);
@@ -166,7 +170,23 @@ pub(super) async fn get_object(
     let status = if range.is_some() { 206 } else { 200 };
     let (mut delivered, mut headers) = (None, HeaderMap::new());
     if let Some(tokened) = &tokened {
-        if front.rdma.delivers() {
+        if let Some(carried) = carried {
+            let asked = (&object, range, &precondition);
+            let begun = front
+                .rdma
+                .begin(carried, &*front.engine, asked, |info| {
+                    check(info).map_err(lend::Error::from)
+                })
+                .await;
+            let begun = begun.map_err(|error| match error {
+                lend::Error::Engine(error) => read_error(error, &precondition),
+                lend::Error::Refused(answer) => answer,
+            })?;
+            if let Some(begun) = begun {
+                headers = begun.headers;
+                delivered = Some((begun.info, begun.range));
+            }
+        } else if front.rdma.delivers() {
             let opened = front.engine.open(&object, range, &precondition).await;
             let opened = opened.map_err(|error| read_error(error, &precondition))?;
             check(&opened.info)?;

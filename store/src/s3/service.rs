@@ -9,7 +9,7 @@ use crate::{
     engine::Engine,
     local_path::Peer,
     metrics::Metrics,
-    rdma::{Names, Rdma, Route},
+    rdma::{Names, Rdma, Receipt, Refusal, Route},
 };
 use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
@@ -42,6 +42,7 @@ pub struct Service {
     s3: S3Service,
     front: Front,
     keys: Keys,
+    rdma: Rdma,
     metrics: Metrics,
     node_id: Option<HeaderValue>,
 }
@@ -71,17 +72,23 @@ impl Service {
             metrics: metrics.clone(),
             rdma: rdma.clone(),
         };
-        let keys = Keys(root);
+        let keys = Keys {
+            root,
+            gateway: rdma.gateway().cloned(),
+        };
         let mut builder = S3ServiceBuilder::new(front.clone());
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        builder.set_access(Access {
+            gateway: keys.gateway.as_ref().map(|key| key.access_key_id().to_owned()),
+        });
         builder.set_auth(keys.clone());
-        builder.set_access(Access);
         builder.set_validation(Names::new());
-        builder.set_route(Route(rdma));
+        builder.set_route(Route(rdma.clone()));
         Self {
             s3: builder.build(),
             front,
             keys,
+            rdma,
             metrics,
             node_id: None,
         }
@@ -129,15 +136,25 @@ impl Service {
 
     async fn answer_nameless(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
-        if let Some(refusal) = refuse(&request) {
+        let refused = |refusal: S3Error| {
             let response = as_response(refusal)?;
             self.metrics
                 .request("Refused", response.status(), begun.elapsed());
-            return Ok(response);
+            Ok(response)
+        };
+        if let Some(refusal) = refuse(&request) {
+            return refused(refusal);
         }
+        hide_tokens(&mut request);
+        let (request, receipt) = match self.take_in(request) {
+            Ok(taken) => taken,
+            Err(refusal) => return refused(refusal.answer()),
+        };
         let scoped = OPERATION.scope(RefCell::new(None), async {
-            hide_tokens(&mut request);
-            let answer = self.s3.call(request.map(Body::from)).await;
+            let mut answer = self.s3.call(request).await;
+            if let Some(receipt) = receipt {
+                answer = receipt.end(answer).await;
+            }
             (answer, OPERATION.with(RefCell::take))
         });
         let (answer, operation) = scoped.await;
@@ -148,6 +165,48 @@ impl Service {
                 .request(operation, response.status(), begun.elapsed());
         }
         answer
+    }
+}
+
+/// A body that a gateway has in its window, beside the request that has it as if it had come by HTTP.
+struct Receiving {
+    receipt: Receipt,
+    length: u64,
+}
+
+impl Receiving {
+    /// The answer, once nothing is under way any more. What the transfer was refused with comes through several readers, which say
+    /// other things of it.
+    async fn end(self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+        self.receipt.drained().await;
+        let mut answer = answer?;
+        if answer.status().is_success() {
+            answer.headers_mut().extend(self.receipt.headers(self.length));
+        } else if let Some(refusal) = self.receipt.refusal() {
+            return as_response(refusal.answer());
+        }
+        Ok(answer)
+    }
+}
+
+impl Service {
+    /// The request as its client sent it, where a gateway carries it.
+    fn take_in(&self, mut request: Request<Incoming>) -> Result<(Request<Body>, Option<Receiving>), Refusal> {
+        let Some(carried) = self.rdma.carried(&mut request)? else {
+            return Ok((request.map(Body::from), None));
+        };
+        if request.method() != Method::PUT {
+            request.extensions_mut().insert(carried);
+            return Ok((request.map(Body::from), None));
+        }
+        let length = u64::from(carried.tokened.token.window.size);
+        let (body, receipt) = self.rdma.receive(carried.tokened.clone())?;
+        request
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        request.extensions_mut().insert(carried);
+        let request = request.map(|_nothing| Body::from(body));
+        Ok((request, Some(Receiving { receipt, length })))
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod faults;
+mod gateway;
 mod gpu;
 mod hostile;
 mod matrix;

@@ -8,9 +8,11 @@ use aws_sigv4::{
     },
     sign::v4,
 };
+use http::{HeaderMap, HeaderName};
 use penstock_rdma::{
+    Credentials,
     fabric::{Connection, Device, Memory, Pages, Purpose, QueuePair, Window},
-    protocol::{Grant, NAME, Offer, Psn, QpToken, SessionId, WindowToken},
+    protocol::{GatewaySignature, Grant, NAME, Offer, Psn, QpToken, SessionId, WindowToken},
 };
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use tokio::{
@@ -23,6 +25,8 @@ pub struct Raw {
     method: &'static str,
     path: String,
     host: String,
+    /// Where it differs from whom it is sent to.
+    said_host: Option<String>,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
@@ -32,6 +36,7 @@ pub struct Answer {
     pub status: u16,
     pub headers: HashMap<String, String>,
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -54,6 +59,7 @@ impl Raw {
             method,
             path: path.into(),
             host: endpoint.strip_prefix("http://").unwrap().to_owned(),
+            said_host: None,
             headers: Vec::new(),
             body: Vec::new(),
         }
@@ -73,7 +79,23 @@ impl Raw {
         self.sign_as(ACCESS, SECRET)
     }
 
-    pub fn sign_as(mut self, access: &str, secret: &str) -> Self {
+    pub fn sign_as(self, access: &str, secret: &str) -> Self {
+        self.sign_at(access, secret, SystemTime::now())
+    }
+
+    pub fn sign_at(self, access: &str, secret: &str, time: SystemTime) -> Self {
+        let body = self.body.clone();
+        self.sign_body((access, secret), time, SignableBody::Bytes(&body))
+            .0
+    }
+
+    /// As [`Raw::sign_at`], of a body whose hash is given; returns the signature too.
+    pub fn sign_body(
+        mut self,
+        (access, secret): (&str, &str),
+        time: SystemTime,
+        body: SignableBody<'_>,
+    ) -> (Self, String) {
         let identity = aws_credential_types::Credentials::new(access, secret, None, None, "test").into();
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
@@ -83,7 +105,7 @@ impl Raw {
             .identity(&identity)
             .region("us-east-1")
             .name("s3")
-            .time(SystemTime::now())
+            .time(time)
             .settings(settings)
             .build()
             .unwrap()
@@ -93,21 +115,62 @@ impl Raw {
         let plain = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
-        let request = SignableRequest::new(self.method, uri, plain, SignableBody::Bytes(&self.body)).unwrap();
-        let (instructions, _) = sign(request, &params).unwrap().into_parts();
+        let request = SignableRequest::new(self.method, uri, plain, body).unwrap();
+        let (instructions, signature) = sign(request, &params).unwrap().into_parts();
         for header in instructions.into_parts().0 {
             self.headers
                 .push((header.name().to_owned(), header.value().to_owned()));
         }
+        (self, signature)
+    }
+
+    /// Adds what a gateway adds: the headers of the protocol must be there, and the client's signature.
+    pub fn carry(self, gateway: &Credentials) -> Self {
+        let method = self.method.parse().unwrap();
+        let signature =
+            GatewaySignature::sign(gateway, SystemTime::now(), &method, &self.path, &self.map()).unwrap();
+        self.header("x-amz-rdma-gateway", signature.encode())
+    }
+
+    fn map(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in &self.headers {
+            map.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    /// The same, word for word, to somebody else.
+    pub fn to(mut self, endpoint: &str) -> Self {
+        let host = std::mem::replace(
+            &mut self.host,
+            endpoint.strip_prefix("http://").unwrap().to_owned(),
+        );
+        self.said_host = Some(self.said_host.unwrap_or(host));
         self
+    }
+
+    /// The value of a header.
+    pub fn value(&self, name: &str) -> String {
+        let found = self.headers.iter().find(|(header, _)| header == name);
+        found.unwrap().1.clone()
     }
 
     /// Sends it; the answer is not waited for.
     pub async fn begin(&self) -> TcpStream {
+        let mut stream = self.begin_without_body().await;
+        // Whoever refuses need not read it all.
+        let _refused = stream.write_all(&self.body).await;
+        stream
+    }
+
+    pub async fn begin_without_body(&self) -> TcpStream {
         let mut stream = TcpStream::connect(&self.host).await.unwrap();
         let mut head = format!(
             "{} {} HTTP/1.1\r\nhost: {}\r\n",
-            self.method, self.path, self.host
+            self.method,
+            self.path,
+            self.said_host.as_ref().unwrap_or(&self.host)
         );
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
@@ -118,12 +181,19 @@ impl Raw {
         }
         head += "connection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&self.body).await.unwrap();
         stream
     }
 
     pub async fn send(&self) -> Answer {
-        let mut stream = self.begin().await;
+        Self::read(self.begin().await).await
+    }
+
+    /// As [`Raw::send`], without its body: what is answered before it.
+    pub async fn send_head(&self) -> Answer {
+        Self::read(self.begin_without_body().await).await
+    }
+
+    async fn read(mut stream: TcpStream) -> Answer {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
         let text = String::from_utf8_lossy(&bytes);
@@ -137,6 +207,10 @@ impl Raw {
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
                 .collect(),
             body: body.to_owned(),
+            bytes: {
+                let end = bytes.windows(4).position(|end| end == b"\r\n\r\n");
+                bytes.split_off(end.map_or(bytes.len(), |end| end + 4))
+            },
         }
     }
 }
@@ -171,9 +245,21 @@ impl Peer {
         device: &Arc<dyn Device>,
         offer: &Offer,
     ) -> Result<Self, Answer> {
+        Self::connect_as((ACCESS, SECRET), endpoint, device, offer).await
+    }
+
+    pub async fn connect_as(
+        (access, secret): (&str, &str),
+        endpoint: &str,
+        device: &Arc<dyn Device>,
+        offer: &Offer,
+    ) -> Result<Self, Answer> {
         let queue_pair = device.queue_pair(16).unwrap();
         let psn = Psn::random();
-        let answer = connect(endpoint, &*queue_pair, psn, offer).sign().send().await;
+        let answer = connect(endpoint, &*queue_pair, psn, offer)
+            .sign_as(access, secret)
+            .send()
+            .await;
         if answer.status != 200 {
             return Err(answer);
         }

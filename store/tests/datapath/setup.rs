@@ -19,13 +19,19 @@ use penstock_store::{
 use prometheus_client::registry::Registry;
 use std::{
     future::Future,
+    net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::task::JoinHandle;
 
 pub const ACCESS: &str = "test-access-key";
 pub const SECRET: &str = "test-secret-key";
 pub const BUCKET: &str = "bucket";
+/// The identity of gateways.
+pub const GATE: &str = "gateway-key";
+pub const GATE_SECRET: &str = "gateway-secret";
 
 /// Where devices come from.
 pub enum Fabric {
@@ -63,7 +69,8 @@ pub struct Node {
     pub rdma: Rdma,
     registry: Registry,
     stop: CancellationToken,
-    folder: tempfile::TempDir,
+    served: JoinHandle<()>,
+    pub folder: tempfile::TempDir,
 }
 
 impl Node {
@@ -74,6 +81,21 @@ impl Node {
 
     pub async fn start_over(rails: Option<Rails>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let node = Self::serve(folder, anywhere, rails, limits).await;
+        node.client(None, Policy::Off)
+            .create_bucket(BUCKET)
+            .await
+            .unwrap();
+        node
+    }
+
+    async fn serve(
+        folder: tempfile::TempDir,
+        address: SocketAddr,
+        rails: Option<Rails>,
+        limits: Limits,
+    ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let engine = Local::open(folder.path()).await.unwrap();
@@ -81,6 +103,7 @@ impl Node {
             Some(rails) => Rdma::new(rails, limits, metrics.clone()),
             None => Rdma::off(metrics.clone()),
         };
+        let rdma = rdma.with_gateway(Credentials::new(GATE, GATE_SECRET));
         let door = Service::with_rdma(
             Arc::new(engine),
             Credentials::new(ACCESS, SECRET),
@@ -88,24 +111,30 @@ impl Node {
             metrics.clone(),
             rdma.clone(),
         );
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), None, door, metrics, 1024)
-            .await
-            .unwrap();
+        let server = Server::bind(address, None, door, metrics, 1024).await.unwrap();
         let endpoint = format!("http://{}", server.address().unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(server.run(stop.clone()));
-        let node = Self {
+        Self {
             endpoint,
             rdma,
             registry,
+            served: tokio::spawn(server.run(stop.clone())),
             stop,
             folder,
-        };
-        node.client(None, Policy::Off)
-            .create_bucket(BUCKET)
-            .await
-            .unwrap();
-        node
+        }
+    }
+
+    /// Ends it and starts another one with its data at its address.
+    pub async fn restart(self, device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+        self.stop.cancel();
+        self.rdma.shut_down().await;
+        let address = self.endpoint.trim_start_matches("http://").parse().unwrap();
+        // What it still holds ends with it.
+        eventually("the storage node ends", || self.served.is_finished()).await;
+        let folder = tempfile::tempdir().unwrap();
+        copy(self.folder.path(), folder.path());
+        drop(self);
+        Self::serve(folder, address, device.map(|device| Rails::of([device])), limits).await
     }
 
     /// A client that waits little and gives up early.
@@ -169,6 +198,19 @@ impl Node {
         eventually("sessions end", || self.rdma.sessions() == 0).await;
         eventually("queue pairs go", || device.usage().queue_pairs == 0).await;
         self.rests().await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 

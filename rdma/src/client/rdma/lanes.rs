@@ -57,7 +57,7 @@ impl Lane {
     }
 
     /// Memory that holds `length` bytes: of the pool where its chunks do, else registered for this once.
-    async fn loan(&self, length: usize, direction: Direction) -> Result<(Memory, Option<Place>)> {
+    pub async fn loan(&self, length: usize, direction: Direction) -> Result<(Memory, Option<Place>)> {
         let pool = self.pool(direction);
         if length > pool.chunk() {
             return Ok((self.register(length).await?, None));
@@ -181,7 +181,7 @@ impl Lanes {
     }
 
     /// The lane for the next request: the one with the fewest bytes under way for its rate, of those that are not `tried` yet.
-    fn next(&self, tried: &[u64]) -> Option<Arc<Lane>> {
+    pub fn next(&self, tried: &[u64]) -> Option<Arc<Lane>> {
         let all = self.rails.all();
         // The sessions of a device that is gone end here.
         let gone: Vec<_> = lock(&self.lanes)
