@@ -26,6 +26,8 @@ pub struct Pod {
     limits: Value,
     /// ResourceClaims as the pod names them.
     devices: Vec<Value>,
+    /// In place of a script: arguments of the program that uses the library, and whose client it is.
+    transfers: Option<(String, Vec<String>)>,
 }
 
 impl Pod {
@@ -44,6 +46,7 @@ impl Pod {
             security,
             limits: json!({}),
             devices: Vec::new(),
+            transfers: None,
         }
     }
 
@@ -91,6 +94,13 @@ impl Pod {
         self
     }
 
+    /// Runs the library's example `rdma_transfer` against a StorageCluster of the namespace, on the node's own network.
+    pub fn transfers(mut self, cluster: &str, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self.transfers = Some((cluster.into(), arguments));
+        self
+    }
+
     /// Runs as this user and group, without an `fsGroup`.
     pub fn as_user(mut self, uid: u32) -> Self {
         self.security = json!({
@@ -122,6 +132,23 @@ impl Pod {
         if let Some(node) = &self.node {
             spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
             spec["tolerations"] = json!([{"operator": "Exists"}]);
+        }
+        if let Some((cluster, arguments)) = &self.transfers {
+            let secret = format!("{cluster}-credentials");
+            let key = |name: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}});
+            let container = &mut spec["containers"][0];
+            container["image"] = "localhost/client:1".into();
+            // Kubernetes puts the variable's value in.
+            container["command"] = json!(["/rdma_transfer", "$(ENDPOINT)"]);
+            container["args"] = json!(arguments);
+            container["env"] = json!([
+                key("AWS_ACCESS_KEY_ID", "accessKeyId"), key("AWS_SECRET_ACCESS_KEY", "secretAccessKey"),
+                key("ENDPOINT", "endpoint"), {"name": "AWS_CA_BUNDLE", "value": "/cluster/ca.crt"},
+            ]);
+            container["volumeMounts"] = json!([{"name": "cluster", "mountPath": "/cluster"}]);
+            spec["volumes"] = json!([{"name": "cluster", "secret": {"secretName": secret, "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]);
+            spec["hostNetwork"] = true.into();
+            spec["dnsPolicy"] = "ClusterFirstWithHostNet".into();
         }
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name}, "spec": spec})
     }

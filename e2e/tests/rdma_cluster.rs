@@ -160,6 +160,41 @@ async fn bytes_of_a_volume_travel_by_verbs_between_nodes_and_both_ends_and_the_k
 }
 
 #[tokio::test]
+async fn a_pod_with_the_library_moves_objects_by_verbs() -> Result<()> {
+    let _ports = PORTS.lock().await;
+    in_namespace("rdma", async |ns| {
+        let (first, second) = guest::two(&ns.client).await?;
+        on_rdma_node(&ns, "lib", &first, "Require")
+            .await?
+            .created()
+            .await?;
+        let before = volume::served(&ns, "lib").await?;
+        let (size, times) = (2 * MIB + 4097, 3);
+        for (work, direction) in [("put", "write"), ("get", "read")] {
+            let arguments = [work, "objects", &size.to_string(), &times.to_string(), "2"];
+            let told = ns
+                .pod(work)
+                .on(&second)
+                .asking("penstock.io/rdma", 1)
+                .transfers("lib", &arguments)
+                .succeeds()
+                .await?;
+            // It ends with an error when a byte went another way, or came as another one.
+            let bytes = size * times * 2;
+            ensure!(told.contains(&format!("\"bytes\": {bytes},")), "{work}: {told}");
+            let served = volume::served(&ns, "lib").await?;
+            let grown = |via: &str| served.bytes(direction, via) - before.bytes(direction, via);
+            ensure!(
+                grown("rdma") == bytes && grown("http") == 0,
+                "{direction}: {served}"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn on_a_node_without_rdma_require_is_refused_and_prefer_is_served_and_both_say_so() -> Result<()> {
     let _ports = PORTS.lock().await;
     in_namespace("rdma", async |ns| {

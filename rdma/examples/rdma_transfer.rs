@@ -5,7 +5,7 @@
 //! ```
 //! Each client has the device, a session and an object (`object-0` …) for itself, and moves it TIMES times, one after the other;
 //! all clients at once. `get` reads what `put` has written; `get-unverified` does not compare the bytes with their checksum. The key pair comes from `AWS_ACCESS_KEY_ID` and
-//! `AWS_SECRET_ACCESS_KEY`. It prints one line of JSON.
+//! `AWS_SECRET_ACCESS_KEY`, the storage node's CA from the file `AWS_CA_BUNDLE`, if that is set. It prints one line of JSON.
 
 use penstock_rdma::{
     Client, Condition, Credentials, ObjectHeaders, Options, Policy, Via,
@@ -78,6 +78,7 @@ impl Mover {
             policy: Policy::Require,
             rails: Some(Rails::of([device])),
             verify,
+            ca_pem: std::env::var_os("AWS_CA_BUNDLE").map(std::fs::read).transpose()?,
             ..Options::default()
         };
         let credentials = Credentials::new(
