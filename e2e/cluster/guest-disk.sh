@@ -83,7 +83,7 @@ SH
 )
 
 # Images that the pods there have. Only who tolerates the nodes' taint lands there.
-GUEST_IMAGES="pause tools penstock-csi penstock-store"
+GUEST_IMAGES="pause tools client penstock-csi penstock-store"
 
 # guest_images BIN: prints the disk that is /var/lib/containerd there, made anew when an image changes. An emulated processor
 # takes minutes to import what this one does in seconds.
