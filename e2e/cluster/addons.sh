@@ -46,9 +46,15 @@ recycle_disks() {
     while read -r class volume path guest; do
       [ "$class" = local-disks ] || continue
       kubectl_admin delete persistentvolume "$volume" >/dev/null
-      if [ -z "$guest" ]; then find "$path" -mindepth 1 -delete; else in_guest "${guest#node}" find "$path" -mindepth 1 -delete </dev/null; fi
-    done
-  disks | kubectl_admin apply --server-side -f - >/dev/null
+      if [ -z "$guest" ]; then
+        find "$path" -mindepth 1 -delete
+        volume=${volume#node}
+        local_volume "${volume%%-*}" "$path"
+      else
+        in_guest "${guest#node}" find "$path" -mindepth 1 -delete </dev/null
+        local_volume "${guest#node}" "$path" "penstock.io/test-guest: $guest"
+      fi
+    done | { read -r first || return 0; { echo "$first"; cat; } | kubectl_admin apply --server-side -f - >/dev/null; }
 }
 
 install_addons() {

@@ -80,13 +80,15 @@ state = "/run/containerd"
     sandbox = "localhost/pause:1"
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
-  enable_cdi = true
   cdi_spec_dirs = ["/etc/cdi", "/run/cdi"]
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["/usr/lib/cni"]
     conf_dir = "/etc/cni/net.d"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+# Its socket in /var/run is one for all nodes of this machine, and the second to start would not.
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 TOML
   cat >"$dir/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -117,7 +119,7 @@ YAML
 
 start_node() { # N
   local n=$1
-  mkdir -p "$RUN/node$n"/{kubelet,containerd,cni,pods-log,cdi,penstock,penstock-sockets} "$RUN/disks/node$n"/disk{01..16}
+  mkdir -p "$RUN/node$n"/{kubelet,containerd,cni,pods-log,cdi,penstock,penstock-sockets} "$RUN/disks/node$n"/disk{01..24}
   make_cgroup "$n"
   write_node_config "$n"
   launch "node$n" nsenter --net="/run/netns/$NS-node$n" unshare --mount --uts "$HERE/node-main" "$n" "$BIN"
