@@ -6,6 +6,7 @@ mod gpu;
 mod list;
 mod local;
 mod multipart;
+mod nodes;
 mod object;
 mod rdma;
 mod request;
@@ -26,6 +27,7 @@ use hyper_util::{
     client::legacy::{Builder, Client as Http, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use nodes::Others;
 use rdma::Rdma;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -36,6 +38,9 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// More storage nodes with the same buckets, as several before one distributed store have them. Windows and parts are
+    /// spread over all of them, and what one cannot do now is asked of another.
+    pub nodes: Vec<Endpoint>,
     /// Region that is signed for.
     pub region: String,
     /// Certificates (PEM) trusted beside those of the system: the CA of the storage node.
@@ -76,6 +81,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            nodes: Vec::new(),
             region: "us-east-1".to_owned(),
             ca_pem: None,
             connect_timeout: Duration::from_secs(5),
@@ -96,7 +102,7 @@ impl Default for Options {
     }
 }
 
-/// A client of one storage node. Cheap to clone; clones share their connections.
+/// A client of one storage node, or of several that have the same buckets. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -106,6 +112,8 @@ pub struct Client {
 
 struct Inner {
     endpoint: Endpoint,
+    /// Of [`Options::nodes`].
+    others: Others,
     credentials: Credentials,
     options: Options,
     http: Http<HttpsConnector<HttpConnector>, Outgoing>,
@@ -117,13 +125,16 @@ impl Client {
     /// A client of the storage node at `endpoint`. Nothing is sent yet. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `ca_pem` holds no certificate, or when TLS is asked for and there is nothing to trust.
+    /// [`Error::Invalid`] when `ca_pem` holds no certificate, when TLS is asked for and there is nothing to trust, or when only
+    /// some of several storage nodes are spoken to over TLS.
     pub fn new(endpoint: Endpoint, credentials: Credentials, options: Options) -> Result<Self> {
         let tls = tls_config(&endpoint, options.ca_pem.as_deref())?;
         let http = http_client(tls, options.connect_timeout, |_| {});
+        let others = Others::new(&endpoint, &credentials, &options, &http)?;
         let plain = Self {
             inner: Arc::new(Inner {
                 local: local::of(&options),
+                others,
                 endpoint,
                 credentials,
                 options,
@@ -137,7 +148,7 @@ impl Client {
         Ok(Self { rdma, ..plain })
     }
 
-    /// The storage node that is asked.
+    /// The storage node that is asked, of several the first.
     pub fn endpoint(&self) -> &Endpoint {
         &self.inner.endpoint
     }

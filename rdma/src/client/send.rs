@@ -28,7 +28,8 @@ impl Client {
     pub(super) async fn send(&self, request: &Request) -> Result<Response<Incoming>> {
         let mut tried = 0;
         loop {
-            let error = match self.send_once(request).await {
+            let node = self.node_of_turn();
+            let error = match node.send_once(request).await {
                 Ok(response) => return Ok(response),
                 Err(failure) if tried < self.inner.options.retries && failure.may_repeat(request.repeat) => {
                     failure.error
@@ -38,6 +39,9 @@ impl Client {
             let pause = pause_before(tried);
             tried += 1;
             tracing::debug!(%error, tried, ?pause, method = %request.method, "request is sent again");
+            if matches!(error, Error::Unreachable { .. }) {
+                self.pass_turn_of(node);
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -230,7 +234,7 @@ impl Client {
 
     pub(super) fn malformed(&self, cause: impl Into<String>) -> Error {
         Error::Malformed {
-            endpoint: self.inner.endpoint.to_string(),
+            endpoint: self.inner.others.told(&self.inner.endpoint),
             cause: cause.into(),
         }
     }

@@ -70,7 +70,8 @@ pub struct Node {
     registry: Registry,
     stop: CancellationToken,
     served: JoinHandle<()>,
-    pub folder: tempfile::TempDir,
+    engine: Arc<Local>,
+    pub folder: Arc<tempfile::TempDir>,
 }
 
 impl Node {
@@ -82,7 +83,8 @@ impl Node {
     pub async fn start_over(rails: Option<Rails>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
-        let node = Self::serve(folder, anywhere, rails, limits).await;
+        let engine = Local::open(folder.path()).await.unwrap();
+        let node = Self::serve(Arc::new(folder), Arc::new(engine), anywhere, rails, limits).await;
         node.client(None, Policy::Off)
             .create_bucket(BUCKET)
             .await
@@ -90,22 +92,36 @@ impl Node {
         node
     }
 
+    /// Another one before the same store.
+    pub async fn beside(&self, device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let rails = device.map(|device| Rails::of([device]));
+        Self::serve(
+            Arc::clone(&self.folder),
+            Arc::clone(&self.engine),
+            anywhere,
+            rails,
+            limits,
+        )
+        .await
+    }
+
     async fn serve(
-        folder: tempfile::TempDir,
+        folder: Arc<tempfile::TempDir>,
+        engine: Arc<Local>,
         address: SocketAddr,
         rails: Option<Rails>,
         limits: Limits,
     ) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let engine = Local::open(folder.path()).await.unwrap();
         let rdma = match rails {
             Some(rails) => Rdma::new(rails, limits, metrics.clone()),
             None => Rdma::off(metrics.clone()),
         };
         let rdma = rdma.with_gateway(Credentials::new(GATE, GATE_SECRET));
         let door = Service::with_rdma(
-            Arc::new(engine),
+            Arc::clone(&engine) as _,
             Credentials::new(ACCESS, SECRET),
             "us-east-1".to_owned(),
             metrics.clone(),
@@ -120,21 +136,29 @@ impl Node {
             registry,
             served: tokio::spawn(server.run(stop.clone())),
             stop,
+            engine,
             folder,
         }
     }
 
-    /// Ends it and starts another one with its data at its address.
-    pub async fn restart(self, device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+    /// Ends it, as a pod ends: what is under way breaks off.
+    pub async fn end(&self) {
         self.stop.cancel();
         self.rdma.shut_down().await;
-        let address = self.endpoint.trim_start_matches("http://").parse().unwrap();
-        // What it still holds ends with it.
         eventually("the storage node ends", || self.served.is_finished()).await;
+    }
+
+    /// Ends it and starts another one with its data at its address.
+    pub async fn restart(self, device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
+        // What it still holds ends with it.
+        self.end().await;
+        let address = self.endpoint.trim_start_matches("http://").parse().unwrap();
         let folder = tempfile::tempdir().unwrap();
         copy(self.folder.path(), folder.path());
         drop(self);
-        Self::serve(folder, address, device.map(|device| Rails::of([device])), limits).await
+        let engine = Local::open(folder.path()).await.unwrap();
+        let rails = device.map(|device| Rails::of([device]));
+        Self::serve(Arc::new(folder), Arc::new(engine), address, rails, limits).await
     }
 
     /// A client that waits little and gives up early.

@@ -145,6 +145,8 @@ impl Carry {
     pub fn client_options(options: &mut Options, memory: &RelayMemory) {
         options.rdma_memory = memory.bytes;
         options.part_size = BODY;
+        // A reading is known to the one storage node that began it.
+        options.nodes.clear();
         // Where HTTP can do it at once, nobody waits for long.
         options.retries = 1;
     }
@@ -222,7 +224,7 @@ impl Carry {
             Ok(Outcome::Moved(answer)) => match self.begin(rdma, answer, loan, permit) {
                 Ok(moving) => Got::Moving(moving),
                 Err(error) => {
-                    rdma.lanes.mistrust(&error.to_string());
+                    rdma.lanes.mistrust(0, &error.to_string());
                     Got::Not(Why::NoWay(error))
                 }
             },
@@ -317,7 +319,7 @@ impl Carry {
         let Ok(permit) = Arc::clone(&self.options.memory.bodies).try_acquire_many_owned(units) else {
             return Put::Not(Why::Busy, None);
         };
-        let (Some(lane), Ok(size)) = (rdma.lanes.next(&[]), usize::try_from(length)) else {
+        let (Some(lane), Ok(size)) = (rdma.lanes.next(&[], &[0]), usize::try_from(length)) else {
             let error = self.client.no_fast_path(rdma.lanes.why_none());
             return Put::Not(Why::NoWay(error), None);
         };
@@ -388,7 +390,7 @@ fn refusal_of(rdma: &Rdma, foreign: &Foreign, error: &Error) -> Option<Response<
     // As with a key that is not the storage node's gateway's: it would be so with the next request as well.
     if refusal.status() == StatusCode::FORBIDDEN {
         tracing::warn!(%error, "the storage node does not take this gateway's signature; bytes go by HTTP");
-        rdma.lanes.mistrust(&error.to_string());
+        rdma.lanes.mistrust(0, &error.to_string());
     }
     None
 }

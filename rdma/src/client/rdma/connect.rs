@@ -31,8 +31,9 @@ pub(super) struct Session {
     pub grant: Grant,
     /// Where the last WRITE of a GET carries an immediate.
     pub arrivals: Option<Arrivals>,
+    /// The storage node's.
+    pub plain: Client,
     sequence: AtomicU64,
-    plain: Client,
 }
 
 /// Why there is no session.

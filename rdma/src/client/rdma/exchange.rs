@@ -114,8 +114,8 @@ impl Rdma {
                 Verdict::TooSmall { needed } => Ok(Outcome::TooSmall { needed }),
                 Verdict::Final(error) => Err(error),
                 Verdict::NotOurs(cause) => {
-                    self.lanes.mistrust(&cause);
-                    Ok(Outcome::Unavailable(self.plain.no_fast_path(cause)))
+                    self.lanes.mistrust(lane.node, &cause);
+                    Ok(Outcome::Unavailable(lane.plain.no_fast_path(cause)))
                 }
                 Verdict::Session { error, performed }
                     if performed && request.repeat == Repeat::Unperformed =>
@@ -181,7 +181,7 @@ impl Rdma {
             insert(&mut request.headers, header::FALLBACK, NO_FALLBACK);
         }
         request.patience = session.grant.operation + Duration::from_secs(size / SLOWEST);
-        let answer = self.plain.send_once(&request).await;
+        let answer = session.plain.send_once(&request).await;
         let (mut window, mut verdict) = judge(answer, direction, size);
         if let (Verdict::Moved(answer), Some(arrivals)) = (&verdict, &session.arrivals)
             && direction == Direction::Written

@@ -22,12 +22,12 @@ pub(in super::super) enum Straight<T> {
 
 impl Client {
     /// The rail that reaches `memory` by itself.
-    fn reaching(&self, memory: &GpuMemory) -> std::result::Result<Arc<Lane>, String> {
+    fn reaching(&self, memory: &GpuMemory, request: &Request) -> std::result::Result<Arc<Lane>, String> {
         if self.is_local() {
             return Err("the storage node is on this host: its page cache is nearer than its NIC".to_owned());
         }
         match self.by_rdma() {
-            Some(rdma) => rdma.lanes.reaching(memory),
+            Some(rdma) => rdma.lanes.reaching(memory, request),
             None => Err(self.no_device()),
         }
     }
@@ -39,7 +39,7 @@ impl Client {
         memory: GpuMemory,
         bytes: Range<usize>,
     ) -> (GpuMemory, Result<Straight<(ObjectHead, u64, Option<u64>)>>) {
-        let lane = match self.reaching(&memory) {
+        let lane = match self.reaching(&memory, request) {
             Ok(lane) => lane,
             Err(why) => return (memory, Ok(Straight::Not(why))),
         };
@@ -86,7 +86,7 @@ impl Client {
         memory: GpuMemory,
         bytes: Range<usize>,
     ) -> (GpuMemory, Result<Straight<HeaderMap>>) {
-        let lane = match self.reaching(&memory) {
+        let lane = match self.reaching(&memory, request) {
             Ok(lane) => lane,
             Err(why) => return (memory, Ok(Straight::Not(why))),
         };

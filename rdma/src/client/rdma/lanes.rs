@@ -26,9 +26,13 @@ const SESSION_PAUSE: Duration = Duration::from_millis(1100);
 /// A rail whose connection broke is the last choice for this long.
 const DOUBT_FOR: Duration = Duration::from_secs(5);
 
-/// One rail, as one client uses it.
+/// One rail to one storage node, as one client uses it.
 pub(in super::super) struct Lane {
     pub(super) rail: Arc<Rail>,
+    /// Of the client's, by number.
+    pub(super) node: usize,
+    /// What requests to it are sent with.
+    pub(super) plain: Client,
     pub(super) sessions: Sessions,
     /// For GPU memory; made when there is some.
     pub(super) gpu_sessions: Sessions,
@@ -43,6 +47,10 @@ impl Lane {
     /// A connection over it broke.
     pub fn doubt(&self) {
         *lock(&self.doubted) = Some(Instant::now());
+    }
+
+    fn key(&self) -> Key {
+        (self.node, self.rail.number())
     }
 
     fn is_doubted(&self) -> bool {
@@ -126,20 +134,24 @@ impl AsRef<[u8]> for Filled {
     }
 }
 
+/// Numbers of the storage node and of the rail.
+type Key = (usize, u64);
+
 /// The lanes of a client.
 pub(super) struct Lanes {
     plain: Client,
     rails: Rails,
-    by_server: Arc<Refused>,
-    lanes: Mutex<HashMap<u64, Arc<Lane>>>,
+    /// For each storage node, why it gives no session now.
+    by_server: Vec<Arc<Refused>>,
+    lanes: Mutex<HashMap<Key, Arc<Lane>>>,
 }
 
 impl Lanes {
     pub fn new(plain: Client, rails: Rails) -> Self {
         Self {
+            by_server: plain.nodes().map(|_| Arc::default()).collect(),
             plain,
             rails,
-            by_server: Arc::default(),
             lanes: Mutex::default(),
         }
     }
@@ -157,14 +169,16 @@ impl Lanes {
         }
     }
 
-    fn of(&self, rail: Arc<Rail>) -> Arc<Lane> {
-        let lane = lock(&self.lanes).get(&rail.number()).cloned();
+    fn of(&self, node: usize, rail: Arc<Rail>) -> Arc<Lane> {
+        let lane = lock(&self.lanes).get(&(node, rail.number())).cloned();
         lane.unwrap_or_else(|| {
             let options = &self.plain.inner.options;
             let half = options.rdma_memory / 2;
+            let plain = self.plain.node(node).clone();
+            let by_server = self.by_server.get(node).cloned().unwrap_or_default();
             let sessions = |immediate| {
-                let (device, by_server) = (Arc::clone(rail.device()), Arc::clone(&self.by_server));
-                Sessions::new(self.plain.clone(), device, by_server, immediate)
+                let (device, by_server) = (Arc::clone(rail.device()), Arc::clone(&by_server));
+                Sessions::new(plain.clone(), device, by_server, immediate)
             };
             let lane = Arc::new(Lane {
                 sessions: sessions(false),
@@ -173,23 +187,32 @@ impl Lanes {
                 parts: rail.pool(Purpose::Windows, options.part_size, half),
                 doubted: Mutex::default(),
                 rail,
+                node,
+                plain,
             });
             // Who comes second takes what is there.
             let mut lanes = lock(&self.lanes);
-            Arc::clone(lanes.entry(lane.rail.number()).or_insert(lane))
+            Arc::clone(lanes.entry(lane.key()).or_insert(lane))
         })
     }
 
-    /// The lane for the next request: the one with the fewest bytes under way for its rate, of those that are not `tried` yet.
-    pub fn next(&self, tried: &[u64]) -> Option<Arc<Lane>> {
+    /// The lane for the next request, of those that are not `tried` yet: to the first of `nodes`, by the rail with the fewest
+    /// bytes under way for its rate.
+    pub fn next(&self, tried: &[Key], nodes: &[usize]) -> Option<Arc<Lane>> {
         let all = self.rails.all();
         // The sessions of a device that is gone end here.
         let gone: Vec<_> = lock(&self.lanes)
-            .extract_if(|number, _| all.iter().all(|rail| rail.number() != *number))
+            .extract_if(|(_, number), _| all.iter().all(|rail| rail.number() != *number))
             .collect();
         drop(gone);
-        let usable = |rail: &Arc<Rail>| rail.is_active() && !tried.contains(&rail.number());
-        let lanes = all.into_iter().filter(usable).map(|rail| self.of(rail));
+        let active: Vec<_> = all.into_iter().filter(|rail| rail.is_active()).collect();
+        let lanes = nodes.iter().flat_map(|node| {
+            let untried = active
+                .iter()
+                .filter(|rail| !tried.contains(&(*node, rail.number())));
+            untried.map(|rail| self.of(*node, Arc::clone(rail)))
+        });
+        let place = |lane: &Lane| nodes.iter().position(|node| *node == lane.node);
         lanes.min_by(|one, other| {
             let burden = |lane: &Lane| {
                 // A port that does not tell its rate is a slow one.
@@ -198,22 +221,39 @@ impl Lanes {
             };
             one.is_doubted()
                 .cmp(&other.is_doubted())
+                .then(place(one).cmp(&place(other)))
                 .then(burden(one).total_cmp(&burden(other)))
         })
     }
 
+    /// By this rail, to the storage node for the request.
+    fn by(&self, rail: &Arc<Rail>, request: &Request) -> Arc<Lane> {
+        let mut lanes = self
+            .plain
+            .ranked(request)
+            .into_iter()
+            .map(|node| self.of(node, Arc::clone(rail)));
+        let first = lanes.next();
+        let usable = first
+            .clone()
+            .into_iter()
+            .chain(lanes)
+            .find(|lane| !lane.is_doubted());
+        usable.or(first).unwrap_or_else(|| self.of(0, Arc::clone(rail)))
+    }
+
     /// The lane whose device `memory` is registered with, if it can be used now.
-    pub fn owning(&self, memory: &Memory) -> Option<Arc<Lane>> {
+    pub fn owning(&self, memory: &Memory, request: &Request) -> Option<Arc<Lane>> {
         let rails = self.rails.active();
         let rail = rails.into_iter().find(|rail| rail.device().owns(memory))?;
-        Some(self.of(rail))
+        Some(self.by(&rail, request))
     }
 
     /// The lane that reaches GPU memory by itself: of those that do, the one nearest to the GPU.
     ///
     /// # Errors
     /// Why there is none, of the nearest one.
-    pub fn reaching(&self, memory: &GpuMemory) -> std::result::Result<Arc<Lane>, String> {
+    pub fn reaching(&self, memory: &GpuMemory, request: &Request) -> std::result::Result<Arc<Lane>, String> {
         let mut rails = self.rails.active();
         let gpu = memory.gpu().info();
         // Equals stay in their order.
@@ -227,7 +267,7 @@ impl Lanes {
         let mut why = None;
         for rail in rails {
             match memory.reached_by(rail.number(), |dma_buf| rail.device().try_dma_buf(dma_buf)) {
-                Ok(()) => return Ok(self.of(rail)),
+                Ok(()) => return Ok(self.by(&rail, request)),
                 Err(error) => {
                     why.get_or_insert(error.to_string());
                 }
@@ -242,17 +282,18 @@ impl Lanes {
             let node = rail.device().info().numa_node;
             node.is_some() && node == numa_node
         });
-        near.map(|rail| self.of(rail)).or_else(|| self.next(&[]))
+        near.map(|rail| self.of(0, rail)).or_else(|| self.next(&[], &[0]))
     }
 
-    /// A session over any rail.
+    /// A session over any rail with any storage node.
     ///
     /// # Errors
     /// Why there is none, of the first rail that was tried.
     pub async fn session(&self) -> Result<Arc<Session>> {
+        let nodes: Vec<_> = (0..self.by_server.len()).collect();
         let (mut tried, mut why) = (Vec::new(), None);
-        while let Some(lane) = self.next(&tried) {
-            tried.push(lane.rail.number());
+        while let Some(lane) = self.next(&tried, &nodes) {
+            tried.push(lane.key());
             match lane.sessions.get().await {
                 Ok(session) => return Ok(session),
                 Err(error) => {
@@ -264,9 +305,11 @@ impl Lanes {
     }
 
     /// The server took a token and did not do what the protocol says: it gets no other for a while.
-    pub fn mistrust(&self, cause: &str) {
-        self.by_server.mistrust(cause);
-        for lane in lock(&self.lanes).values() {
+    pub fn mistrust(&self, node: usize, cause: &str) {
+        if let Some(refused) = self.by_server.get(node) {
+            refused.mistrust(cause);
+        }
+        for lane in lock(&self.lanes).values().filter(|lane| lane.node == node) {
             lane.sessions.kill_all();
             lane.gpu_sessions.kill_all();
         }
@@ -282,8 +325,8 @@ impl Lanes {
 }
 
 impl Rdma {
-    /// Performs a request whose `length` bytes go into, or come from, memory of whichever rail has a way. `fill` writes them
-    /// there, for each rail that is tried. The memory comes back from the one that was not [`Outcome::Unavailable`].
+    /// Performs a request whose `length` bytes go into, or come from, memory of whichever rail has a way to a storage node.
+    /// `fill` writes them there, for each way that is tried. The memory comes back from the one that was not [`Outcome::Unavailable`].
     pub async fn exchange(
         &self,
         request: &Request,
@@ -292,11 +335,12 @@ impl Rdma {
         fill: impl Fn(&mut [u8]),
     ) -> (Option<Returned>, Result<Outcome>) {
         let options = &self.plain.inner.options;
+        let nodes = self.plain.ranked(request);
         let mut waited = 0;
         loop {
             let (mut tried, mut why, mut no_session) = (Vec::new(), None, true);
-            while let Some(lane) = self.lanes.next(&tried) {
-                tried.push(lane.rail.number());
+            while let Some(lane) = self.lanes.next(&tried, &nodes) {
+                tried.push(lane.key());
                 let (mut memory, place) = match lane.loan(length, direction).await {
                     Ok(loan) => loan,
                     Err(error) => {
@@ -312,14 +356,20 @@ impl Rdma {
                     None => Returned::Once(memory),
                 };
                 let error = match outcome {
-                    Ok(Outcome::NoSession(error)) => error,
+                    Ok(Outcome::NoSession(error)) => {
+                        // Others need not wait for the same connection in vain.
+                        if nodes.len() > 1 {
+                            lane.doubt();
+                        }
+                        error
+                    }
                     Ok(Outcome::Unavailable(error)) => {
                         no_session = false;
                         error
                     }
                     outcome => return (Some(returned), outcome),
                 };
-                tracing::debug!(%error, device = lane.rail.device().info().name, "no way by this RDMA device");
+                tracing::debug!(%error, device = lane.rail.device().info().name, endpoint = %lane.plain.inner.endpoint, "no way by this RDMA device");
                 why.get_or_insert(error);
             }
             let why = why.unwrap_or_else(|| self.plain.no_fast_path(self.lanes.why_none()));

@@ -60,7 +60,7 @@ impl Client {
             Ok(request) => request,
             Err(error) => return (memory, Err(error)),
         };
-        let Some((rdma, lane)) = self.straight(&memory) else {
+        let Some((rdma, lane)) = self.straight(&memory, &request) else {
             return self
                 .get_staged(bucket, key, range, condition, memory, bytes, begun)
                 .await;
@@ -101,9 +101,9 @@ impl Client {
     }
 
     /// The rail that reaches `memory`, unless the storage node is on this host: its page cache is nearer than its NIC.
-    fn straight(&self, memory: &Memory) -> Option<(&Arc<Rdma>, Arc<Lane>)> {
+    fn straight(&self, memory: &Memory, request: &Request) -> Option<(&Arc<Rdma>, Arc<Lane>)> {
         let rdma = self.by_rdma().filter(|_| !self.is_local())?;
-        Some((rdma, rdma.lanes.owning(memory)?))
+        Some((rdma, rdma.lanes.owning(memory, request)?))
     }
 
     fn arrived(&self, answer: &Answer, crc: u64, begun: Instant) -> Result<(ObjectHead, Moved)> {
@@ -225,7 +225,7 @@ impl Client {
         };
         let mut memory = memory;
         if !bytes.is_empty()
-            && let Some((rdma, lane)) = self.straight(&memory)
+            && let Some((rdma, lane)) = self.straight(&memory, &request)
         {
             let (returned, outcome) = rdma
                 .perform(&lane, &request, memory, bytes.clone(), Direction::Read)
