@@ -51,7 +51,7 @@ recycle_disks() {
         volume=${volume#node}
         local_volume "${volume%%-*}" "$path"
       else
-        in_guest "${guest#node}" find "$path" -mindepth 1 -delete </dev/null
+        in_guest "${guest#node}" sh -c "rm -rf '$path' && mkdir '$path'" </dev/null
         local_volume "${guest#node}" "$path" "penstock.io/test-guest: $guest"
       fi
     done | { read -r first || return 0; { echo "$first"; cat; } | kubectl_admin apply --server-side -f - >/dev/null; }
