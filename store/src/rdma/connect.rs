@@ -102,13 +102,13 @@ impl Rdma {
             None => Offer::default(),
             Some(_) => Offer::parse(text(headers, &header::CAPS, "x-amz-rdma-caps")?)?,
         };
-        let rail = plane.sessions.rail_for(&peer)?;
+        let chosen = plane.sessions.rail_for(&peer)?;
         let place = if self.is_gateway(owner) {
             plane.sessions.reserve_for_gateway(owner)?
         } else {
             plane.sessions.reserve(owner)?
         };
-        let grant = plane.grant(&rail, offer);
+        let grant = plane.grant(&chosen.rail, offer);
         let psn = Psn::random();
         let connection = Connection {
             peer,
@@ -117,14 +117,14 @@ impl Rdma {
             mtu: grant.mtu,
             read_depth: grant.read_depth,
         };
-        let device = Arc::clone(rail.device());
+        let device = Arc::clone(chosen.rail.device());
         // Drivers talk to their devices here, which takes milliseconds.
         let made = spawn_blocking(move || make(&*device, &connection)).await;
         let queue_pair = made.map_err(|_| Refusal::Busy(Limit::QueuePairs))??;
         let ours = QpToken(queue_pair.address());
         let session = plane
             .sessions
-            .add(place, owner, rail, queue_pair, grant, (peer, peer_psn))?;
+            .add(place, owner, chosen, queue_pair, grant, (peer, peer_psn))?;
         tracing::debug!(?session, ?peer, ?grant, "an RDMA session begins");
         let mut answer = S3Response::new(Body::empty());
         for (name, value) in [

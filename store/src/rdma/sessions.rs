@@ -29,7 +29,15 @@ struct Table {
     sessions: HashMap<SessionId, Arc<Session>>,
     /// Places of each access key that ever had one; there are few keys.
     places: HashMap<String, Arc<Semaphore>>,
+    /// By number of the rail; as many more references as sessions are being made over it.
+    being_made: HashMap<u64, Arc<()>>,
     closed: bool,
+}
+
+/// The rail that a session is being made over, and is counted on meanwhile: others are made at the same time.
+pub(super) struct Chosen {
+    pub rail: Arc<Rail>,
+    _counted: Arc<()>,
 }
 
 /// A client's queue pair and this end's.
@@ -88,12 +96,22 @@ impl Sessions {
 
     /// The rail for a session with `peer`: one that its packets reach without a router if there is one, and the one with the
     /// fewest sessions of those.
-    pub fn rail_for(&self, peer: &QpAddress) -> Result<Arc<Rail>, Refusal> {
-        if self.rails.all().is_empty() {
+    pub fn rail_for(&self, peer: &QpAddress) -> Result<Chosen, Refusal> {
+        let all = self.rails.all();
+        if all.is_empty() {
             return Err(Refusal::Unsupported);
         }
-        let best = best_rail(&self.rails.active(), peer, &self.table());
-        best.ok_or(Refusal::Busy(Limit::Port))
+        let mut table = self.table();
+        let best = best_rail(&self.rails.active(), peer, &table);
+        let rail = best.ok_or(Refusal::Busy(Limit::Port))?;
+        table
+            .being_made
+            .retain(|number, _| all.iter().any(|rail| rail.number() == *number));
+        let counted = Arc::clone(table.being_made.entry(rail.number()).or_default());
+        Ok(Chosen {
+            rail,
+            _counted: counted,
+        })
     }
 
     /// Ends one session at rest that would get a rail with less to do if it were made now, as after a port came back. Its
@@ -154,7 +172,7 @@ impl Sessions {
         &self,
         place: Place,
         owner: &str,
-        rail: Arc<Rail>,
+        chosen: Chosen,
         queue_pair: Arc<dyn QueuePair>,
         grant: Grant,
         peer: (QpAddress, Psn),
@@ -163,7 +181,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id,
             owner: owner.to_owned(),
-            rail,
+            rail: Arc::clone(&chosen.rail),
             queue_pair,
             grant,
             peer,
@@ -271,7 +289,9 @@ impl Sessions {
 impl Table {
     fn count_over(&self, rail: &Rail) -> usize {
         let over = |session: &&Arc<Session>| session.rail.number() == rail.number();
+        let being_made = self.being_made.get(&rail.number());
         self.sessions.values().filter(over).count()
+            + being_made.map_or(0, |counted| Arc::strong_count(counted) - 1)
     }
 }
 

@@ -33,8 +33,8 @@ impl Table {
             operation: Duration::from_secs(30),
         };
         let peer = (queue_pair.address(), Psn::random());
-        let rail = self.sessions.rail_for(&peer.0)?;
-        self.sessions.add(place, owner, rail, queue_pair, grant, peer)
+        let chosen = self.sessions.rail_for(&peer.0)?;
+        self.sessions.add(place, owner, chosen, queue_pair, grant, peer)
     }
 }
 
@@ -102,4 +102,19 @@ async fn a_place_is_free_when_the_queue_pair_is_gone_and_not_before() {
     );
     drop(lease);
     table.connect("alice").unwrap();
+}
+
+#[tokio::test]
+async fn sessions_that_are_made_at_the_same_time_go_over_different_rails() {
+    let network = Network::new();
+    let devices = ["server-0", "server-1"].map(|name| network.device(name) as Arc<dyn Device>);
+    let sessions = Sessions::begin(&Limits::default(), Rails::of(devices));
+    let peer = network.device("client").queue_pair(1).unwrap().address();
+    let choose = || sessions.rail_for(&peer).unwrap();
+    let (one, other) = (choose(), choose());
+    assert_ne!(one.rail.number(), other.rail.number());
+    // One that comes to nothing is counted no more.
+    let first = one.rail.number();
+    drop(one);
+    assert_eq!(choose().rail.number(), first);
 }
