@@ -40,20 +40,15 @@ YAML
 
 # Disks whose claim is gone: emptied, and offered again.
 recycle_disks() {
-  local class volume path guest
+  local class volume path guest node
   kubectl_admin get persistentvolumes \
     -o 'jsonpath={range .items[?(@.status.phase=="Released")]}{.spec.storageClassName} {.metadata.name} {.spec.local.path} {.metadata.labels.penstock\.io/test-guest}{"\n"}{end}' |
     while read -r class volume path guest; do
       [ "$class" = local-disks ] || continue
       kubectl_admin delete persistentvolume "$volume" >/dev/null
-      if [ -z "$guest" ]; then
-        find "$path" -mindepth 1 -delete
-        volume=${volume#node}
-        local_volume "${volume%%-*}" "$path"
-      else
-        in_guest "${guest#node}" sh -c "rm -rf '$path' && mkdir '$path'" </dev/null
-        local_volume "${guest#node}" "$path" "penstock.io/test-guest: $guest"
-      fi
+      node=${volume%%-*}
+      if [ -z "$guest" ]; then find "$path" -mindepth 1 -delete; else in_guest "${node#node}" sh -c "rm -rf '$path' && mkdir '$path'" </dev/null; fi
+      local_volume "${node#node}" "$path" "${guest:+penstock.io/test-guest: $guest}"
     done | { read -r first || return 0; { echo "$first"; cat; } | kubectl_admin apply --server-side -f - >/dev/null; }
 }
 

@@ -29,11 +29,8 @@ impl Three {
         let servers = [0, 1, 2].map(|number| network.device(&format!("server-{number}")));
         let device = |number: usize| -> Option<Arc<dyn Device>> { Some(servers[number].clone()) };
         let first = Node::start(device(0), impatient()).await;
-        let nodes = [
-            first.beside(device(1).filter(|_| second), impatient()).await,
-            first.beside(device(2), impatient()).await,
-        ];
-        let [second, third] = nodes;
+        let second = first.beside(device(1).filter(|_| second), impatient()).await;
+        let third = first.beside(device(2), impatient()).await;
         Self {
             nodes: [first, second, third],
             device: network.device("client"),
