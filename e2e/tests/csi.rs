@@ -1,7 +1,7 @@
 //! Buckets as volumes in real pods on real nodes.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::{Api, api::DeleteParams};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use kube::{Api, ResourceExt, api::DeleteParams};
 use penstock_e2e::{
     Context, Namespace, Result, Wait, bail, client, ensure, eventually, in_namespace, nodes, object, storage,
     volume,
@@ -130,25 +130,53 @@ async fn deleting_a_claim_deletes_its_bucket() -> Result<()> {
             .runs("mkdir /data/d; echo x > /data/d/f")
             .succeeds()
             .await?;
-        let volume = volume_of(&ns, "data")
-            .await?
-            .metadata
-            .name
-            .context("a volume without a name")?;
+        let volume = volume_of(&ns, "data").await?.name_any();
         object::api(&ns.client, "v1", "Pod", Some(&ns.name))
             .delete("writer", &DeleteParams::default())
             .await?;
         ns.api::<PersistentVolumeClaim>()
             .delete("data", &DeleteParams::default())
             .await?;
-        let volumes = Api::<PersistentVolume>::all(ns.client.clone());
-        eventually(&format!("volume {volume} is gone"), async || {
-            Ok(match volumes.get_opt(&volume).await? {
-                None => Wait::Done(()),
-                Some(left) => Wait::NotYet(format!("{:?}", left.status.and_then(|status| status.phase))),
-            })
-        })
-        .await
+        is_gone(&ns.client, &volume).await
+    })
+    .await
+}
+
+/// Its keys may go before its claims, and then nothing can delete their buckets any more.
+#[tokio::test]
+async fn a_namespace_that_goes_with_its_storage_cluster_leaves_no_volume() -> Result<()> {
+    let volume = in_namespace("csi", async |ns| {
+        let cluster = storage::cluster(&ns, "whole").await?.created().await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        let volume = volume_of(&ns, "data").await?;
+        // Before the claim goes; in a namespace that ends nothing is made again.
+        ns.api::<Secret>()
+            .delete("whole-credentials", &DeleteParams::default())
+            .await?;
+        Ok(volume)
+    })
+    .await?;
+    is_gone(&client().await?, &volume.name_any()).await
+}
+
+#[tokio::test]
+async fn volumes_whose_storage_cluster_is_deleted_are_told_of_and_go_with_their_claims() -> Result<()> {
+    in_namespace("csi", async |ns| {
+        let cluster = storage::cluster(&ns, "before").await?.created().await?;
+        ns.claim("data", &cluster.storage_class).await?;
+        let volume = volume_of(&ns, "data").await?.name_any();
+        ns.penstock("StorageCluster")
+            .delete("before", &DeleteParams::default())
+            .await?;
+        told_in_events(&ns, "1 PersistentVolumes lose their storage node").await?;
+        let claims = ns.api::<PersistentVolumeClaim>();
+        let claim = claims.get("data").await?;
+        ensure!(
+            claim.metadata.deletion_timestamp.is_none(),
+            "the claim is its owner's"
+        );
+        claims.delete("data", &DeleteParams::default()).await?;
+        is_gone(&ns.client, &volume).await
     })
     .await
 }
@@ -343,6 +371,17 @@ async fn volume_of(ns: &Namespace, claim: &str) -> Result<PersistentVolume> {
         .and_then(|spec| spec.volume_name)
         .with_context(|| format!("claim {claim} has no volume"))?;
     Ok(Api::<PersistentVolume>::all(ns.client.clone()).get(&name).await?)
+}
+
+async fn is_gone(client: &kube::Client, volume: &str) -> Result<()> {
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    eventually(&format!("volume {volume} is gone"), async || {
+        Ok(match volumes.get_opt(volume).await? {
+            None => Wait::Done(()),
+            Some(left) => Wait::NotYet(format!("{:?}", left.status.and_then(|status| status.phase))),
+        })
+    })
+    .await
 }
 
 async fn told_in_events(ns: &Namespace, needle: &str) -> Result<()> {
