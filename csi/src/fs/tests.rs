@@ -1,7 +1,8 @@
 use super::*;
-use crate::fuse::{Caller, ROOT};
+use crate::fuse::{Caller, Opened, ROOT};
 use bytes::Bytes;
 use penstock_store::{engine::Engine, local::Local};
+use rustix::fs::OFlags;
 
 async fn volume(folder: &tempfile::TempDir) -> Volume {
     let engine = Local::open(&folder.path().join("data")).await.unwrap();
