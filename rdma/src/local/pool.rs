@@ -295,11 +295,13 @@ where
                         return Err(given_back(unsent, error));
                     }
                     None => {
-                        // Whoever is not let in is cut off before any answer.
-                        if !reused {
+                        let error = failed.into_error();
+                        // Whoever is not let in is cut off before any answer; and where descriptors could not be taken, they
+                        // cannot the next time either.
+                        if !reused || lacks_descriptors(&error) {
                             self.shun();
                         }
-                        return Err(Failure::Broken(failed.into_error().into()));
+                        return Err(Failure::Broken(error.into()));
                     }
                 },
             }
@@ -362,6 +364,18 @@ where
             });
         }
     }
+}
+
+/// Whether a connection ended because descriptors came that this process has no room for.
+fn lacks_descriptors(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::InvalidData;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// As a server, and not a proxy, is asked: the path alone, and the host in its header (RFC 9112, 3.2.1).

@@ -41,6 +41,8 @@ pub(super) struct Loans {
     recent: Recent,
 }
 
+/// An object in more pieces comes in a body: the answer's header would be too long (32 KiB are these).
+const MOST_EXTENTS: usize = 1024;
 /// How many objects [`Recent`] has room for.
 const RECENT: usize = 4096;
 
@@ -327,7 +329,7 @@ impl Asked {
                 ids.push((id, segment.extent.offset + segment.extent.length));
             }
         }
-        if ids.len() > MOST_DESCRIPTORS {
+        if ids.len() > MOST_DESCRIPTORS || extents.len() > MOST_EXTENTS {
             return Ok(Attempt::Done(Lending::Refused("extents")));
         }
         // Counted before they are opened, so that a deletion in between is seen.

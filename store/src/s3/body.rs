@@ -10,9 +10,9 @@ use crate::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, stream};
-use http::{Extensions, HeaderMap, HeaderName};
+use http::{Extensions, HeaderMap, HeaderName, header::TRANSFER_ENCODING};
 use md5::{Digest, Md5};
-use penstock_rdma::{ETAG_OF, ETAG_OF_CRC64NVME, Via};
+use penstock_rdma::{ETAG_OF, ETAG_OF_CRC64NVME, Via, local::HANDED};
 use s3s::{
     S3Error, S3ErrorCode, S3Result, TrailingHeaders,
     auth::Credentials,
@@ -135,6 +135,14 @@ fn arriving(
             via: Via::Rdma,
             receipt,
         });
+    }
+    let has_body =
+        content_length.is_some_and(|length| length != 0) || headers.contains_key(TRANSFER_ENCODING);
+    if has_body && headers.contains_key(HANDED) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "x-penstock-handed says that the bytes are in a file, and there is a body too; send either."
+        ));
     }
     if let Some((handed, size)) = handed(headers, extensions)? {
         return Ok(Arriving {
