@@ -101,6 +101,11 @@ async fn staging_memory_that_cannot_be_had() {
         &faulty.client(Policy::Require),
     )
     .await;
+    // All of an object comes as a body, not the window that was asked for.
+    let (prefer, large) = (faulty.client(Policy::Prefer), pattern(2, 9 << 20));
+    put(&prefer, "large", &large).await;
+    let (via, read) = try_get(&prefer, "large").await.unwrap();
+    assert!(via == Via::Http && read == large, "{} bytes came", read.len());
     // The session is fine, and so is what comes once there is memory.
     faulty.server.limit_registered(u64::MAX);
     let client = faulty.client(Policy::Require);

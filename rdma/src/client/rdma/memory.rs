@@ -173,7 +173,7 @@ impl Client {
             }
         }
         let moved = Moved {
-            via: download.via,
+            via: download.fallback.via(download.via),
             bytes: length,
             elapsed: begun.elapsed(),
             checksum: Some(digest.finalize()),

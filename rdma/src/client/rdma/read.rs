@@ -100,7 +100,12 @@ impl Client {
             let last = until.min(from.saturating_add(WINDOW as u64)).saturating_sub(1);
             let first = match rdma.first(&target, from, last).await {
                 Ok(Asked::Moved(first)) => first,
-                Ok(Asked::Declined(response)) => return self.declined(response).map(Some),
+                Ok(Asked::Declined(response)) => {
+                    let download = self.declined(response)?;
+                    // Only the beginning was asked for. Where there is more, all of it is asked for anew.
+                    let all = download.range == (from..until.min(download.head.size));
+                    return Ok(all.then_some(download));
+                }
                 Ok(Asked::Unavailable(error)) => {
                     self.by_http(Some(error))?;
                     return Ok(None);
