@@ -20,6 +20,7 @@ pub mod gpu;
 pub mod local;
 pub mod protocol;
 pub mod relay;
+mod threads;
 mod types;
 pub mod verbs;
 mod xml;

@@ -18,6 +18,7 @@ mod lanes;
 mod memory;
 mod read;
 mod sessions;
+mod sum;
 mod write;
 
 pub use carry::RelayMemory;

@@ -9,25 +9,17 @@ use super::{
     Lent,
     lent::{is_not_cached, shortened},
 };
+use crate::threads::{THREADS, worth};
 use crc_fast::{CrcAlgorithm, Digest};
 use std::{
     io,
-    sync::LazyLock,
     thread::{self, ScopedJoinHandle},
 };
 
 /// Bytes that are copied before the checksum looks at them: they are in the processor's cache then.
 const PIECE: usize = 256 << 10;
-/// Starting a thread takes as long as copying a good part of this.
-const SMALLEST_LANE: usize = 2 << 20;
 /// Bytes that a thread copies in a turn: about 2 ms.
 const TURN: usize = 8 << 20;
-/// Two fill the memory bus of a small machine, four most of a large one's; others want some of it.
-const MOST_THREADS: usize = 4;
-
-/// Asking takes several system calls, so it is asked once.
-static THREADS: LazyLock<usize> =
-    LazyLock::new(|| thread::available_parallelism().map_or(1, |all| all.get().min(MOST_THREADS)));
 
 impl Lent {
     /// Fills `buffer` from the beginning of what was lent. Returns the CRC-64/NVME of what was copied if `summed`.
@@ -39,7 +31,7 @@ impl Lent {
     }
 
     async fn copy_with(&self, buffer: &mut [u8], summed: bool, threads: usize) -> io::Result<Option<u64>> {
-        let threads = threads.min(buffer.len() / SMALLEST_LANE).max(1);
+        let threads = worth(threads, buffer.len());
         let mut lanes = lanes(buffer, threads, summed);
         while lanes.len() > 1 && lanes.iter().any(|lane| !lane.rest.is_empty()) {
             if !self.turn(&mut lanes)? {
@@ -159,7 +151,7 @@ impl Lane<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::Extent;
+    use crate::{local::Extent, threads::MOST_THREADS};
     use std::{fs::File, os::unix::fs::FileExt};
 
     fn file(length: usize, seed: u8) -> (File, Vec<u8>) {

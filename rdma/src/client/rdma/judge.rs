@@ -16,6 +16,29 @@ pub(in super::super) struct Answer {
     pub bytes: u64,
     /// CRC-64/NVME of them, as the storage node computed it.
     pub checksum: Option<u64>,
+    /// Where they were asked for in several requests, what each of them moved, in order; else nothing.
+    pub slices: Vec<Piece>,
+}
+
+/// What one request moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Piece {
+    pub bytes: u64,
+    /// CRC-64/NVME of them, as the storage node computed it.
+    pub checksum: Option<u64>,
+}
+
+impl Answer {
+    /// What each request moved, in order.
+    pub fn pieces(&self) -> Vec<Piece> {
+        if !self.slices.is_empty() {
+            return self.slices.clone();
+        }
+        vec![Piece {
+            bytes: self.bytes,
+            checksum: self.checksum,
+        }]
+    }
 }
 
 /// What follows for the request.
@@ -101,6 +124,7 @@ fn judge_success<B>(response: Response<B>, direction: Direction, size: u64) -> (
         headers: parts.headers,
         bytes,
         checksum,
+        slices: Vec::new(),
     };
     (Window::Closed, Verdict::Moved(answer))
 }

@@ -1,6 +1,6 @@
 //! Objects straight into and out of memory that the caller had registered.
 
-use super::{Rdma, exchange::Outcome, judge::Answer, lanes::Lane, read::object_checksum};
+use super::{Rdma, exchange::Outcome, judge::Answer, lanes::Lane, read::object_checksum, sum::sum};
 use crate::{
     Condition, Download, Error, Moved, ObjectHead, ObjectHeaders, Range, Result, Via, Written,
     client::{
@@ -71,10 +71,8 @@ impl Client {
         match outcome {
             Err(error) => (memory, Err(error)),
             Ok(Outcome::Moved(answer)) => {
-                let arrived = bytes.start..bytes.start + usize::try_from(answer.bytes).unwrap_or(0);
-                let outcome = rdma
-                    .verified(&answer, &memory[arrived])
-                    .and_then(|crc| self.arrived(&answer, crc, begun));
+                let (memory, crc) = rdma.verified_in(memory, bytes.start, &answer).await;
+                let outcome = crc.and_then(|crc| self.arrived(&answer, crc, begun));
                 (memory, outcome)
             }
             Ok(Outcome::TooSmall { needed }) => {
@@ -196,8 +194,11 @@ impl Client {
         bytes: std::ops::Range<usize>,
     ) -> (Memory, Result<Written>) {
         let begun = Instant::now();
-        let prepared = check(&memory, &bytes).and_then(|()| {
-            let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &memory[bytes.clone()]);
+        if let Err(error) = check(&memory, &bytes) {
+            return (memory, Err(error));
+        }
+        let (memory, crc) = sum(memory, bytes.clone()).await;
+        let prepared = crc.and_then(|crc| {
             let request = Request::new(Method::PUT, bucket, Some(key))
                 .object_headers(headers)?
                 .condition(condition)?
