@@ -4,6 +4,7 @@
 //!   get, put, upload_part ── read, write ── lanes ──┐   each rail in turn, the least used one first
 //!   a gateway's: carry ─────────────────────────────┤
 //!   get_into_memory, put_from_memory ───────────────┤── exchange: open a window, ask for it, close it or kill ── Sessions
+//!                                                           └── slices: ask for parts of it, several at a time
 //! ```
 //! A token goes only to a server that has answered connect as the protocol says. Memory that was opened to it is touched
 //! again only when the window is closed, or the queue pair dead.
@@ -18,6 +19,7 @@ mod lanes;
 mod memory;
 mod read;
 mod sessions;
+mod slices;
 mod sum;
 mod write;
 

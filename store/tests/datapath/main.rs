@@ -1,7 +1,7 @@
 //! The data path from client to disk and back: a real storage node behind real HTTP, over a fabric.
 //!
 //! `PENSTOCK_TEST_FABRIC` chooses the fabric; without it this is the loopback fabric, a fake inside this process. What needs
-//! its faults (`faults`), or several devices (`rails`, `nodes`), runs on the loopback fabric always.
+//! its faults (`faults`, `slices::faults`), or several devices (`rails`, `nodes`), runs on the loopback fabric always.
 
 // Everything here is test code; clippy.toml allows these only inside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -17,3 +17,4 @@ mod policy;
 mod rails;
 mod raw;
 mod setup;
+mod slices;

@@ -1,4 +1,5 @@
-//! One request by RDMA: a window is opened, named in the request, and closed.
+//! One request by RDMA: a window is opened, named in the request, and closed. A large read is several requests for parts of
+//! the one window ([`super::slices`]).
 
 use super::{
     super::{
@@ -10,6 +11,7 @@ use super::{
     judge::{Answer, Verdict, Window, judge},
     lanes::Lane,
     sessions::Sessions,
+    slices::Plan,
 };
 use crate::{
     Error, Policy, Result,
@@ -103,8 +105,10 @@ impl Rdma {
                 Ok(session) => session,
                 Err(error) => return (memory, Ok(Outcome::NoSession(error))),
             };
+            // One that was too busy for several requests at a time is asked in one.
+            let whole = tried > 0;
             let (returned, verdict) = self
-                .once(&session, request, memory, bytes.clone(), direction)
+                .once(&session, request, memory, bytes.clone(), direction, whole)
                 .await;
             drop(session);
             memory = returned;
@@ -145,6 +149,7 @@ impl Rdma {
         }
     }
 
+    /// In one session, and in one request if `whole`, or if it is not worth more.
     async fn once<L: Landing>(
         &self,
         session: &Arc<Session>,
@@ -152,6 +157,7 @@ impl Rdma {
         memory: L,
         bytes: Range<usize>,
         direction: Direction,
+        whole: bool,
     ) -> (L, Verdict<Incoming>) {
         let size = bytes.len() as u64;
         if size > u64::from(session.grant.max) {
@@ -170,19 +176,45 @@ impl Rdma {
                 return (memory, verdict);
             }
         };
+        let opened = exposed.window();
+        let plan = (!whole && direction == Direction::Written)
+            .then(|| Plan::of(request, opened))
+            .flatten();
+        let (window, verdict) = match plan {
+            Some(plan) => self.in_slices(session, request, &plan).await,
+            None => self.ask(session, request.clone(), opened, direction, size).await,
+        };
+        let memory = match window {
+            // Where closing fails, the queue pair is dead and the bytes are there all the same.
+            Window::Closed => exposed.take_back().await.0,
+            Window::InDoubt => exposed.kill().await,
+        };
+        (memory, verdict)
+    }
+
+    /// Sends a request for, or with, the bytes of a window that is open, or of a part of it. Before it is answered as many as
+    /// `beside` bytes may have to move.
+    pub(super) async fn ask(
+        &self,
+        session: &Session,
+        mut request: Request,
+        opened: fabric::Window,
+        direction: Direction,
+        beside: u64,
+    ) -> (Window, Verdict<Incoming>) {
         let token = WindowToken {
             session: session.id,
-            window: exposed.window(),
+            window: opened,
         };
-        let (mut request, sequence) = (request.clone(), session.sequence());
+        let sequence = session.sequence();
         insert(&mut request.headers, header::TOKEN, &token.encode());
         insert(&mut request.headers, header::SEQUENCE, &sequence.to_string());
         if self.plain.inner.options.policy == Policy::Require && direction == Direction::Written {
             insert(&mut request.headers, header::FALLBACK, NO_FALLBACK);
         }
-        request.patience = session.grant.operation + Duration::from_secs(size / SLOWEST);
+        request.patience = session.grant.operation + Duration::from_secs(beside / SLOWEST);
         let answer = session.plain.send_once(&request).await;
-        let (mut window, mut verdict) = judge(answer, direction, size);
+        let (window, verdict) = judge(answer, direction, u64::from(opened.size));
         if let (Verdict::Moved(answer), Some(arrivals)) = (&verdict, &session.arrivals)
             && direction == Direction::Written
             && answer.bytes > 0
@@ -190,17 +222,12 @@ impl Rdma {
                 .wait(sequence, &*session.queue_pair, session.grant.operation)
                 .await
         {
-            window = Window::InDoubt;
-            verdict = Verdict::Session {
+            let verdict = Verdict::Session {
                 error: error.into(),
                 performed: true,
             };
+            return (Window::InDoubt, verdict);
         }
-        let memory = match window {
-            // Where closing fails, the queue pair is dead and the bytes are there all the same.
-            Window::Closed => exposed.take_back().await.0,
-            Window::InDoubt => exposed.kill().await,
-        };
-        (memory, verdict)
+        (window, verdict)
     }
 }
