@@ -8,6 +8,22 @@
 //! Consistency, for every implementation: a read that starts after a write was acknowledged sees that write
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
+mod attributes;
+mod error;
+mod version;
+mod write;
+
+pub use attributes::{Amendment, Attributes, Checksum, Checksums, PartFacts, Pending};
+pub use error::{Error, Marker};
+pub use version::{
+    DefaultRetention, DeleteOptions, Deleted, LockMode, NoVersion, Period, Retention, Version, VersionInfo,
+    VersionPage, VersionQuery, Versioning,
+};
+
+pub use write::{
+    CompleteOptions, Copied, CopyOptions, PartOptions, Precondition, PutOptions, TagOf, UploadOptions,
+};
+
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::{
@@ -26,13 +42,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The checksum that every engine keeps of an object, as [`Error::BadDigest`] calls it.
 pub const CRC64NVME: &str = "x-amz-checksum-crc64nvme";
 
-/// Where an object is: bucket and key.
+/// Where an object is: bucket and key, and which version is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
     /// Bucket name.
     pub bucket: String,
     /// Key: 1 to 1024 bytes of UTF-8.
     pub key: String,
+    /// The version; without one the latest.
+    pub version: Option<Version>,
 }
 
 impl ObjectRef {
@@ -41,13 +59,25 @@ impl ObjectRef {
         Self {
             bucket: bucket.into(),
             key: key.into(),
+            version: None,
         }
+    }
+
+    /// This version of it.
+    #[must_use]
+    pub fn at(mut self, version: Option<Version>) -> Self {
+        self.version = version;
+        self
     }
 }
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.bucket, self.key)
+        write!(f, "{}/{}", self.bucket, self.key)?;
+        match self.version {
+            Some(version) => write!(f, " (version {version})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -58,6 +88,23 @@ pub struct BucketInfo {
     pub name: String,
     /// When it was created.
     pub created: SystemTime,
+    /// Whether it keeps what is replaced and deleted.
+    pub versioning: Versioning,
+    /// Whether objects can be locked, and how those are that say nothing.
+    pub lock: Option<DefaultRetention>,
+    /// The most bytes that may be in it.
+    pub quota: Option<u64>,
+}
+
+/// What can be set of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketChange {
+    /// Keeping versions, or not any more.
+    Versioning(Versioning),
+    /// Objects can be locked from now on, and those that say nothing are like this.
+    Lock(DefaultRetention),
+    /// The most bytes that may be in it.
+    Quota(Option<u64>),
 }
 
 /// Headers that travel with an object.
@@ -90,6 +137,10 @@ pub struct ObjectInfo {
     pub crc64nvme: Option<u64>,
     /// Headers given at the write.
     pub headers: Headers,
+    /// Which version it is, where the engine says so.
+    pub version: Option<Version>,
+    /// What few objects have.
+    pub attributes: Attributes,
 }
 
 /// An opened object: what it is, which bytes of it follow, and the bytes.
@@ -254,51 +305,6 @@ impl ByteRange {
     }
 }
 
-/// What must hold of the object that is there now, for the operation to happen (RFC 9110, 13.1; S3 conditional writes).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Precondition {
-    /// `If-Match`: the entity tag must be this one (`*`: there must be an object).
-    pub if_match: Option<String>,
-    /// `If-None-Match`: the entity tag must not be this one (`*`: there must be no object).
-    pub if_none_match: Option<String>,
-}
-
-/// What the entity tag of bytes is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TagOf {
-    /// Their MD5, as S3 clients expect.
-    #[default]
-    Md5,
-    /// Their CRC64NVME and length, which are known anyway: MD5 takes longer than all else that a write asks of a processor.
-    Crc64,
-}
-
-/// How a part is written.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PartOptions {
-    /// How many bytes the body must have, where the caller knows; a different count stores nothing.
-    pub size: Option<u64>,
-    /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
-    pub tag_of: TagOf,
-    /// CRC-64/NVME that the body must have, where the caller knows; another one stores nothing ([`Error::BadDigest`]).
-    pub crc64nvme: Option<u64>,
-}
-
-/// How an object is written.
-#[derive(Debug, Clone, Default)]
-pub struct PutOptions {
-    /// Headers to keep with it.
-    pub headers: Headers,
-    /// Checked atomically with the write.
-    pub precondition: Precondition,
-    /// How many bytes the body must have, where the caller knows; a different count stores nothing.
-    pub size: Option<u64>,
-    /// What its entity tag is made of. Other engines than [`Local`](crate::local::Local) have their own way.
-    pub tag_of: TagOf,
-    /// CRC-64/NVME that the body must have, where the caller knows; another one stores nothing ([`Error::BadDigest`]).
-    pub crc64nvme: Option<u64>,
-}
-
 /// Which part of a bucket is listed (ListObjectsV2).
 #[derive(Debug, Clone, Default)]
 pub struct ListQuery {
@@ -330,6 +336,8 @@ pub struct PartRef {
     pub number: u16,
     /// Entity tag that the part's upload answered.
     pub etag: String,
+    /// Checksums that its upload answered.
+    pub checksums: BTreeMap<Checksum, String>,
 }
 
 /// A part that was uploaded.
@@ -343,6 +351,10 @@ pub struct PartInfo {
     pub etag: String,
     /// When it was acknowledged.
     pub modified: SystemTime,
+    /// CRC-64/NVME, where it is known.
+    pub crc64nvme: Option<u64>,
+    /// Other checksums that its writer asked for.
+    pub checksums: Checksums,
 }
 
 /// An upload that is neither completed nor aborted.
@@ -367,6 +379,23 @@ pub trait Engine: Send + Sync + 'static {
     async fn delete_bucket(&self, bucket: &str) -> Result<()>;
     /// All buckets, by name.
     async fn buckets(&self) -> Result<Vec<BucketInfo>>;
+    /// Changes what a bucket does.
+    async fn change_bucket(&self, _bucket: &str, _change: BucketChange) -> Result<()> {
+        Err(Error::NotSupported("Changing a bucket"))
+    }
+    /// A document that was put into a bucket, by its name in the S3 API (`cors`, `lifecycle`, …).
+    async fn document(&self, _bucket: &str, _name: &'static str) -> Result<Option<Vec<u8>>> {
+        Err(Error::NotSupported("A bucket's configuration"))
+    }
+    /// Puts a document into a bucket, or removes it.
+    async fn set_document(
+        &self,
+        _bucket: &str,
+        _name: &'static str,
+        _document: Option<Vec<u8>>,
+    ) -> Result<()> {
+        Err(Error::NotSupported("A bucket's configuration"))
+    }
 
     /// Writes an object: all of `body`, or nothing. Durable when it returns.
     async fn put(&self, object: &ObjectRef, options: PutOptions, body: Body) -> Result<ObjectInfo>;
@@ -426,15 +455,30 @@ pub trait Engine: Send + Sync + 'static {
     }
     /// An object's facts.
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo>;
-    /// Removes an object; succeeds when there is none.
-    async fn delete(&self, object: &ObjectRef) -> Result<()>;
-    /// Makes `to` the same bytes as `from`, without moving them where the engine can. `headers: None` copies them too.
-    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo>;
+    /// Removes an object or a version; succeeds when there is none. Where the bucket keeps versions and none is named, a delete
+    /// marker becomes the latest one.
+    async fn delete_with(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<Deleted>;
+    /// As [`Engine::delete_with`], without conditions.
+    async fn delete(&self, object: &ObjectRef) -> Result<()> {
+        self.delete_with(object, &DeleteOptions::default())
+            .await
+            .map(drop)
+    }
+    /// Changes what is beside an object's bytes.
+    async fn amend(&self, _object: &ObjectRef, _amendment: Amendment) -> Result<ObjectInfo> {
+        Err(Error::NotSupported("Changing an object's attributes"))
+    }
+    /// Makes `to` the same bytes as `from`, without moving them where the engine can.
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, options: CopyOptions) -> Result<Copied>;
     /// One page of keys.
     async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage>;
+    /// One page of versions.
+    async fn versions(&self, _bucket: &str, _query: &VersionQuery) -> Result<VersionPage> {
+        Err(Error::NotSupported("Listing versions"))
+    }
 
     /// Begins a multipart upload and names it.
-    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String>;
+    async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String>;
     /// Uploads (or replaces) one part; nothing is kept of a cut body.
     async fn upload_part(
         &self,
@@ -450,7 +494,7 @@ pub trait Engine: Send + Sync + 'static {
         object: &ObjectRef,
         upload: &str,
         parts: &[PartRef],
-        precondition: &Precondition,
+        options: &CompleteOptions,
     ) -> Result<ObjectInfo>;
     /// Drops an upload and its parts.
     async fn abort_upload(&self, object: &ObjectRef, upload: &str) -> Result<()>;
@@ -458,104 +502,6 @@ pub trait Engine: Send + Sync + 'static {
     async fn parts(&self, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>>;
     /// The unfinished uploads of a bucket, by key.
     async fn uploads(&self, bucket: &str) -> Result<Vec<UploadInfo>>;
-}
-
-/// Why an engine operation failed. The S3 error codes are those of the S3 API, "Error responses".
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// S3 `NoSuchBucket`.
-    #[error("there is no bucket {0:?}")]
-    NoSuchBucket(String),
-    /// S3 `BucketAlreadyOwnedByYou`.
-    #[error("bucket {0:?} exists already")]
-    BucketExists(String),
-    /// S3 `BucketNotEmpty`.
-    #[error("bucket {0:?} still holds objects or unfinished uploads; delete them first")]
-    BucketNotEmpty(String),
-    /// S3 `InvalidBucketName`.
-    #[error("{name:?} is not a bucket name: {cause}")]
-    InvalidBucketName {
-        /// What was given.
-        name: String,
-        /// Which rule it breaks.
-        cause: &'static str,
-    },
-    /// S3 `NoSuchKey`.
-    #[error("there is no object {0}")]
-    NoSuchKey(ObjectRef),
-    /// S3 `KeyTooLongError` and other keys that cannot be.
-    #[error("the key {key:?} cannot be used: {cause}")]
-    InvalidKey {
-        /// What was given (shortened).
-        key: String,
-        /// Which rule it breaks.
-        cause: &'static str,
-    },
-    /// S3 `InvalidRange`.
-    #[error("the range lies outside the object of {size} bytes")]
-    InvalidRange {
-        /// Length of the object in bytes.
-        size: u64,
-    },
-    /// S3 `PreconditionFailed`.
-    #[error("a precondition does not hold for {0}")]
-    PreconditionFailed(ObjectRef),
-    /// HTTP 304.
-    #[error("{0} was not modified")]
-    NotModified(ObjectRef),
-    /// S3 `IncompleteBody`.
-    #[error("the body has {got} bytes, {expected} were announced; nothing was stored")]
-    IncompleteBody {
-        /// Bytes announced.
-        expected: u64,
-        /// Bytes received.
-        got: u64,
-    },
-    /// S3 `BadDigest`.
-    #[error("the body does not match the {0} sent with it; nothing was stored")]
-    BadDigest(&'static str),
-    /// S3 `NoSuchUpload`.
-    #[error("there is no upload {0:?}; it was completed, aborted or never begun")]
-    NoSuchUpload(String),
-    /// S3 `InvalidPart`.
-    #[error("part {0} was not uploaded or has another entity tag")]
-    InvalidPart(u16),
-    /// S3 `InvalidPartOrder`.
-    #[error("the parts are not in ascending order")]
-    InvalidPartOrder,
-    /// S3 `EntityTooSmall`.
-    #[error("part {0} is smaller than 5 MiB and not the last one")]
-    PartTooSmall(u16),
-    /// S3 `InvalidArgument`.
-    #[error("{0}")]
-    InvalidArgument(String),
-    /// S3 `AccessDenied`, `InvalidAccessKeyId`, `SignatureDoesNotMatch`.
-    #[error("access denied: {0}")]
-    AccessDenied(String),
-    /// The store's disk is full: S3 `InsufficientStorage` (507).
-    #[error("no space is left for {0}; delete objects or give the storage node a larger disk")]
-    NoSpace(String),
-    /// The storage node cannot be reached or does not answer in time.
-    #[error("the storage node at {endpoint} cannot be reached")]
-    Unreachable {
-        /// Its endpoint.
-        endpoint: String,
-        /// What went wrong on the way.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The body that the caller gave ended with an error.
-    #[error("the body could not be read; nothing was stored")]
-    Body(#[source] std::io::Error),
-    /// The store itself failed: S3 `InternalError`.
-    #[error("the store failed while it {doing}")]
-    Internal {
-        /// What it was doing, as "opened the index".
-        doing: &'static str,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 #[cfg(test)]

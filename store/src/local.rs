@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock         held by the one process that may use DIR
-//! DIR/index.redb   buckets, objects, uploads, parts, references to data files
+//! DIR/index.redb   buckets, objects, versions, uploads, parts, references to data files
 //! DIR/tmp/         files being written; emptied at start
 //! DIR/data/xx/     immutable data files, one per PUT or part
 //! ```
@@ -11,12 +11,15 @@
 //! is reclaimed at the next start. An object is a list of extents of data files, and files are reference-counted, so a copy
 //! and the completion of an upload move rows, not bytes.
 
+mod bucket;
 mod change;
 mod commit;
 mod data;
 mod index;
+mod joined;
 mod lend;
 mod list;
+mod lock;
 mod multipart;
 mod names;
 mod object;
@@ -24,15 +27,17 @@ mod open;
 mod read;
 mod rows;
 mod sweep;
+mod versions;
 mod write;
 
 pub use lend::ViewError;
 pub use open::OpenError;
 
 use crate::engine::{
-    Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Object,
-    ObjectInfo, ObjectRef, Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result,
-    UploadInfo,
+    Amendment, Body, Borrower, BucketChange, BucketInfo, ByteRange, CompleteOptions, Copied, CopyOptions,
+    DeleteOptions, Deleted, Engine, Error, Lending, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
+    Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result, UploadInfo, UploadOptions,
+    VersionPage, VersionQuery,
 };
 use commit::Committer;
 use data::Data;
@@ -148,7 +153,7 @@ impl Local {
 #[async_trait::async_trait]
 impl Engine for Local {
     async fn create_bucket(&self, bucket: &str) -> Result<()> {
-        object::create_bucket(&self.inner, bucket).await
+        bucket::create(&self.inner, bucket).await
     }
 
     async fn bucket(&self, bucket: &str) -> Result<BucketInfo> {
@@ -161,12 +166,24 @@ impl Engine for Local {
     }
 
     async fn delete_bucket(&self, bucket: &str) -> Result<()> {
-        object::delete_bucket(&self.inner, bucket).await
+        bucket::delete(&self.inner, bucket).await
     }
 
     async fn buckets(&self) -> Result<Vec<BucketInfo>> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.index.buckets().map_err(internal("read the index"))).await
+    }
+
+    async fn change_bucket(&self, bucket: &str, change: BucketChange) -> Result<()> {
+        bucket::change(&self.inner, bucket, change).await
+    }
+
+    async fn document(&self, bucket: &str, name: &'static str) -> Result<Option<Vec<u8>>> {
+        bucket::document(&self.inner, bucket, name).await
+    }
+
+    async fn set_document(&self, bucket: &str, name: &'static str, document: Option<Vec<u8>>) -> Result<()> {
+        bucket::set_document(&self.inner, bucket, name, document).await
     }
 
     async fn put(&self, object: &ObjectRef, options: PutOptions, body: Body) -> Result<ObjectInfo> {
@@ -203,15 +220,35 @@ impl Engine for Local {
 
     async fn head(&self, object: &ObjectRef) -> Result<ObjectInfo> {
         let (inner, object) = (Arc::clone(&self.inner), object.clone());
-        blocking(move || Ok(object::find(&inner.index, &object)?.to_info())).await
+        blocking(move || {
+            let row = object::find(&inner.index, &object)?;
+            inner
+                .index
+                .info(&object.bucket, &row)
+                .map_err(internal("read the index"))
+        })
+        .await
     }
 
-    async fn delete(&self, object: &ObjectRef) -> Result<()> {
-        object::delete(&self.inner, object).await
+    async fn delete_with(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<Deleted> {
+        object::delete(&self.inner, object, options).await
     }
 
-    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo> {
-        object::copy(&self.inner, from, to, headers).await
+    async fn amend(&self, object: &ObjectRef, amendment: Amendment) -> Result<ObjectInfo> {
+        object::amend(&self.inner, object, amendment).await
+    }
+
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, options: CopyOptions) -> Result<Copied> {
+        object::copy(&self.inner, from, to, options).await
+    }
+
+    async fn versions(&self, bucket: &str, query: &VersionQuery) -> Result<VersionPage> {
+        let (inner, bucket, query) = (Arc::clone(&self.inner), bucket.to_owned(), query.clone());
+        blocking(move || {
+            let page = versions::page(&inner.index, &bucket, &query).map_err(internal("listed a bucket"))?;
+            page.ok_or(Error::NoSuchBucket(bucket))
+        })
+        .await
     }
 
     async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage> {
@@ -223,8 +260,8 @@ impl Engine for Local {
         .await
     }
 
-    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String> {
-        multipart::create(&self.inner, object, headers).await
+    async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String> {
+        multipart::create(&self.inner, object, options).await
     }
 
     async fn upload_part(
@@ -243,9 +280,9 @@ impl Engine for Local {
         object: &ObjectRef,
         upload: &str,
         parts: &[PartRef],
-        precondition: &Precondition,
+        options: &CompleteOptions,
     ) -> Result<ObjectInfo> {
-        multipart::complete(&self.inner, object, upload, parts, precondition).await
+        multipart::complete(&self.inner, object, upload, parts, options).await
     }
 
     async fn abort_upload(&self, object: &ObjectRef, upload: &str) -> Result<()> {

@@ -1,9 +1,10 @@
 //! The remote engine: a storage node, asked over the client of `penstock-rdma`.
 
 use crate::engine::{
-    Body, Borrower, BucketInfo, ByteRange, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan,
-    Object, ObjectInfo, ObjectRef, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result,
-    UploadInfo, body_error, compared, file_body,
+    Attributes, Body, Borrower, BucketInfo, ByteRange, Checksums, CompleteOptions, Copied, CopyOptions,
+    DeleteOptions, Deleted, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan, Object, ObjectInfo,
+    ObjectRef, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result, UploadInfo, UploadOptions,
+    Versioning, body_error, compared, file_body,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -84,6 +85,10 @@ impl Engine for Remote {
             .map(|bucket| BucketInfo {
                 name: bucket.name,
                 created: bucket.created,
+                // Not asked for: what it has it says when it is.
+                versioning: Versioning::default(),
+                lock: None,
+                quota: None,
             })
             .collect())
     }
@@ -94,8 +99,10 @@ impl Engine for Remote {
             precondition,
             size,
             crc64nvme,
+            attributes,
             ..
         } = options;
+        plain(&attributes)?;
         let body = compared(body, crc64nvme);
         let sent = to_headers(&headers);
         let condition = to_condition(&precondition);
@@ -113,6 +120,8 @@ impl Engine for Remote {
             modified: written.modified,
             crc64nvme: written.crc64nvme,
             headers,
+            version: None,
+            attributes: Attributes::default(),
         })
     }
 
@@ -205,8 +214,10 @@ impl Engine for Remote {
         let PutOptions {
             headers,
             precondition,
+            attributes,
             ..
         } = options;
+        plain(&attributes)?;
         let (sent, condition) = (to_headers(&headers), to_condition(&precondition));
         let size = range.end.saturating_sub(range.start);
         let written = self
@@ -223,6 +234,8 @@ impl Engine for Remote {
             modified: written.modified,
             crc64nvme: written.crc64nvme,
             headers,
+            version: None,
+            attributes: Attributes::default(),
         })
     }
 
@@ -234,12 +247,30 @@ impl Engine for Remote {
         }
     }
 
-    async fn delete(&self, object: &ObjectRef) -> Result<()> {
+    async fn delete_with(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<Deleted> {
+        if object.version.is_some() || options.if_match.is_some() || options.size.is_some() {
+            return Err(Error::NotSupported(
+                "Deleting a version, or on a condition, through this engine",
+            ));
+        }
         let outcome = self.client.delete(&object.bucket, &object.key).await;
-        outcome.map_err(|error| failed(error, &About::object(object)))
+        outcome.map_err(|error| failed(error, &About::object(object)))?;
+        Ok(Deleted::default())
     }
 
-    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, headers: Option<Headers>) -> Result<ObjectInfo> {
+    async fn copy(&self, from: &ObjectRef, to: &ObjectRef, options: CopyOptions) -> Result<Copied> {
+        let CopyOptions {
+            headers,
+            tags,
+            attributes,
+            source,
+            precondition,
+            ..
+        } = options;
+        plain(&attributes)?;
+        if tags.is_some() || source != Precondition::default() || precondition != Precondition::default() {
+            return Err(Error::NotSupported("Copying on a condition through this engine"));
+        }
         let headers = headers.as_ref().map(to_headers);
         let copied = self
             .client
@@ -249,7 +280,8 @@ impl Engine for Remote {
             Some("NoSuchKey") => Error::NoSuchKey(from.clone()),
             _ => failed(error, &About::object(to)),
         })?;
-        self.head(to).await
+        let info = self.head(to).await?;
+        Ok(Copied { info, source: None })
     }
 
     async fn list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage> {
@@ -277,7 +309,11 @@ impl Engine for Remote {
         })
     }
 
-    async fn create_upload(&self, object: &ObjectRef, headers: Headers) -> Result<String> {
+    async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String> {
+        let UploadOptions {
+            headers, attributes, ..
+        } = options;
+        plain(&attributes)?;
         let begun = self
             .client
             .create_upload(&object.bucket, &object.key, &to_headers(&headers))
@@ -326,7 +362,7 @@ impl Engine for Remote {
         object: &ObjectRef,
         upload: &str,
         parts: &[PartRef],
-        precondition: &Precondition,
+        options: &CompleteOptions,
     ) -> Result<ObjectInfo> {
         let named: Vec<_> = parts
             .iter()
@@ -335,7 +371,7 @@ impl Engine for Remote {
                 etag: part.etag.clone(),
             })
             .collect();
-        let condition = to_condition(precondition);
+        let condition = to_condition(&options.precondition);
         self.client
             .complete_upload(&object.bucket, &object.key, upload, &named, &condition)
             .await
@@ -403,6 +439,16 @@ fn to_info(head: ObjectHead) -> ObjectInfo {
             cache_control: head.headers.cache_control,
             metadata: head.headers.metadata,
         },
+        version: None,
+        attributes: Attributes::default(),
+    }
+}
+
+/// What the client does not carry is refused, and not left out.
+fn plain(attributes: &Attributes) -> Result<()> {
+    match *attributes == Attributes::default() {
+        true => Ok(()),
+        false => Err(Error::NotSupported("Writing attributes through this engine")),
     }
 }
 
@@ -412,6 +458,8 @@ fn to_part(part: rdma::Part) -> PartInfo {
         size: part.size,
         etag: part.etag,
         modified: part.modified,
+        crc64nvme: None,
+        checksums: Checksums::default(),
     }
 }
 
@@ -476,6 +524,7 @@ fn failed(error: rdma::Error, about: &About<'_>) -> Error {
                 key: about.key.chars().take(64).collect(),
                 cause: "it is longer than 1024 bytes",
             },
+            "QuotaExceeded" => Error::QuotaExceeded(about.bucket.to_owned()),
             "PreconditionFailed" => Error::PreconditionFailed(object()),
             "NotModified" => Error::NotModified(object()),
             "InvalidRange" => Error::InvalidRange {

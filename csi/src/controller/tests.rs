@@ -342,7 +342,7 @@ async fn deleting_a_volume_deletes_its_bucket_with_all_that_is_in_it() {
     let upload = ObjectRef::new("pvc-1", "unfinished");
     bench
         .store
-        .create_upload(&upload, Headers::default())
+        .create_upload(&upload, Headers::default().into())
         .await
         .unwrap();
     bench.delete(&id).await.unwrap();
@@ -363,7 +363,7 @@ async fn deleting_a_folder_leaves_its_neighbours() {
         let upload = ObjectRef::new("shared", format!("{name}/unfinished"));
         bench
             .store
-            .create_upload(&upload, Headers::default())
+            .create_upload(&upload, Headers::default().into())
             .await
             .unwrap();
     }

@@ -35,12 +35,14 @@ impl Failure {
         use engine::Error as E;
         match self {
             Self::Engine(error) => match error {
-                E::NoSuchKey(_) => Errno::NOENT,
+                E::NoSuchKey(_) | E::Marker(_) => Errno::NOENT,
                 // Another version is there now, or the whole bucket is gone: the open file or mount is of the past.
                 E::PreconditionFailed(_) | E::NoSuchBucket(_) | E::NotModified(_) => Errno::STALE,
                 E::InvalidKey { .. } => Errno::NAMETOOLONG,
                 E::AccessDenied(_) => Errno::ACCESS,
                 E::NoSpace(_) => Errno::NOSPC,
+                E::QuotaExceeded(_) => Errno::DQUOT,
+                E::Locked(..) => Errno::PERM,
                 E::Body(source) => of_io(source),
                 E::InvalidArgument(_) => Errno::INVAL,
                 _ => Errno::IO,
@@ -52,7 +54,10 @@ impl Failure {
 
     /// Whether it says that there is no such object.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Engine(engine::Error::NoSuchKey(_)))
+        matches!(
+            self,
+            Self::Engine(engine::Error::NoSuchKey(_) | engine::Error::Marker(_))
+        )
     }
 
     /// Whether it says that a precondition does not hold.

@@ -322,10 +322,13 @@ impl Storage {
     /// Copies on the server.
     pub async fn copy(&self, from: &str, to: &str) -> Result<Version> {
         let (from, to) = (self.object(from), self.object(to));
-        let info = self
-            .within(self.deadline * COPY_DEADLINES, self.engine.copy(&from, &to, None))
+        let copied = self
+            .within(
+                self.deadline * COPY_DEADLINES,
+                self.engine.copy(&from, &to, None.into()),
+            )
             .await?;
-        Ok(info.into())
+        Ok(copied.info.into())
     }
 }
 

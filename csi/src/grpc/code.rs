@@ -6,18 +6,25 @@ use tonic::{Code, Status};
 /// The gRPC code of a failure (CSI specification, "Error Scheme" and the errors of each call).
 pub fn of(error: &Error) -> Code {
     match error {
-        Error::NoSuchBucket(_) | Error::NoSuchKey(_) | Error::NoSuchUpload(_) => Code::NotFound,
+        Error::NoSuchBucket(_)
+        | Error::NoSuchKey(_)
+        | Error::NoSuchVersion(_)
+        | Error::Marker(_)
+        | Error::NoSuchUpload(_) => Code::NotFound,
         Error::BucketExists(_) => Code::AlreadyExists,
         // Somebody still writes there: "Volume in use".
         Error::BucketNotEmpty(_) => Code::FailedPrecondition,
-        Error::InvalidBucketName { .. } | Error::InvalidKey { .. } | Error::InvalidArgument(_) => {
-            Code::InvalidArgument
-        }
+        Error::Locked(..) | Error::NoLock | Error::BucketState(_) => Code::FailedPrecondition,
+        Error::NotSupported(_) => Code::Unimplemented,
+        Error::InvalidBucketName { .. }
+        | Error::InvalidKey { .. }
+        | Error::InvalidArgument(_)
+        | Error::InvalidRequest(_) => Code::InvalidArgument,
         // Somebody else was faster; the caller asks again.
         Error::PreconditionFailed(_) => Code::Aborted,
         // A storage node knows one key pair, which has all rights: whoever is denied has other secrets.
         Error::AccessDenied(_) => Code::Unauthenticated,
-        Error::NoSpace(_) => Code::ResourceExhausted,
+        Error::NoSpace(_) | Error::QuotaExceeded(_) => Code::ResourceExhausted,
         Error::Unreachable { .. } => Code::Unavailable,
         Error::NotModified(_)
         | Error::InvalidRange { .. }

@@ -5,7 +5,7 @@ use penstock_csi::passthrough::{self, Passthrough};
 use penstock_rdma::{Client, Credentials, Options, Policy};
 use penstock_service::CancellationToken;
 use penstock_store::{
-    engine::{Engine, ObjectRef, PartOptions, Precondition, PutOptions},
+    engine::{Engine, ObjectRef, PartOptions, PutOptions},
     local_path::{Ledger, Limits, LocalServer, SocketOptions},
     metrics::Metrics,
     remote::Remote,
@@ -118,7 +118,7 @@ impl Local {
             let opened = self
                 .store
                 .engine
-                .get(&object, None, &Precondition::default())
+                .get(&object, None, &Default::default())
                 .await
                 .unwrap();
             let pieces: Vec<bytes::Bytes> = futures::TryStreamExt::try_collect(opened.body).await.unwrap();
@@ -335,10 +335,11 @@ fn an_object_of_several_files_is_read_through_the_daemon() {
             parts.push(penstock_store::engine::PartRef {
                 number,
                 etag: sent.etag,
+                checksums: Default::default(),
             });
         }
         engine
-            .complete_upload(&object, &upload, &parts, &Precondition::default())
+            .complete_upload(&object, &upload, &parts, &Default::default())
             .await
             .unwrap();
     });

@@ -1,27 +1,36 @@
 //! The index: an embedded, ordered, transactional table store (redb), and the reads of it.
 
 use super::rows::{
-    BucketRow, FileId, ObjectRow, ObjectV1, PartRow, PartV1, UPLOAD_ID, UploadRow, decode, object_key,
-    part_key, upload_key,
+    BucketRow, BucketV2, FileId, Instant, ObjectRow, ObjectV2, PartRow, PartV2, UPLOAD_ID, UploadRow,
+    UploadV2, VersionId, VersionRow, decode, document_key, object_key, parse_version_key, part_key,
+    upload_key, version_key, versions_key,
 };
-use crate::engine::{BucketInfo, ObjectRef, UploadInfo};
+use crate::engine::{BucketInfo, ObjectInfo, ObjectRef, UploadInfo, Version, Versioning};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub(super) type Bytes = &'static [u8];
 
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const BUCKETS: TableDefinition<'_, &str, Bytes> = TableDefinition::new("buckets");
 pub(super) const OBJECTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("objects");
+/// Versions that are not the ones in [`OBJECTS`], and delete markers. What is read without naming a version is in
+/// [`OBJECTS`] alone, so keeping versions costs reads nothing.
+pub(super) const VERSIONS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("versions");
+/// Documents of buckets.
+pub(super) const DOCUMENTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("documents");
 pub(super) const UPLOADS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("uploads");
 pub(super) const PARTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("parts");
 /// Data files and how many extents refer to each.
 pub(super) const FILES: TableDefinition<'_, u128, u32> = TableDefinition::new("files");
 
+/// Objects and bytes of all versions of a bucket.
+pub(super) const USAGE: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("usage");
+
 /// The key in [`META`] of the format's version.
 pub(super) const FORMAT: &str = "format";
 /// The newest format that this code reads, and the one it writes.
-pub(super) const FORMAT_VERSION: u64 = 1;
+pub(super) const FORMAT_VERSION: u64 = 2;
 pub(super) const TOTAL_OBJECTS: &str = "objects";
 pub(super) const TOTAL_BYTES: &str = "bytes";
 
@@ -65,6 +74,8 @@ pub(super) struct Index {
     pub database: Database,
     objects: AtomicU64,
     bytes: AtomicU64,
+    /// Whether any bucket keeps versions, or did; else reads need not ask theirs.
+    has_versions: AtomicBool,
 }
 
 impl Index {
@@ -73,6 +84,7 @@ impl Index {
             database,
             objects: AtomicU64::new(objects),
             bytes: AtomicU64::new(bytes),
+            has_versions: AtomicBool::new(false),
         }
     }
 
@@ -87,6 +99,24 @@ impl Index {
     pub fn set_totals(&self, objects: u64, bytes: u64) {
         self.objects.store(objects, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// To be called before a bucket begins to keep versions, and at the start.
+    pub fn set_has_versions(&self) {
+        self.has_versions.store(true, Ordering::Release);
+    }
+
+    /// What is said of a version: one without a name is told of only where there are versions.
+    pub fn info(&self, bucket: &str, row: &ObjectV2) -> Outcome<ObjectInfo> {
+        let mut info = row.to_info();
+        let may_tell = || self.has_versions.load(Ordering::Acquire);
+        let tells = !row.version.is_null
+            || (may_tell()
+                && self
+                    .bucket(bucket)?
+                    .is_some_and(|found| found.versioning != Versioning::Never));
+        info.version = info.version.filter(|_| tells);
+        Ok(info)
     }
 
     pub fn read(&self) -> Outcome<ReadTransaction> {
@@ -116,22 +146,46 @@ impl Index {
         Ok(buckets)
     }
 
-    pub fn object(&self, object: &ObjectRef) -> Outcome<Option<ObjectV1>> {
-        let table = self.read()?.open_table(OBJECTS)?;
-        let Some(row) = table.get(object_key(&object.bucket, &object.key).as_slice())? else {
-            return Ok(None);
+    /// The version that is meant.
+    pub fn object(&self, object: &ObjectRef) -> Outcome<Option<ObjectV2>> {
+        let read = self.read()?;
+        let current = current_in(&read.open_table(OBJECTS)?, object)?;
+        let Some(version) = object.version else {
+            return Ok(current);
         };
-        let ObjectRow::V1(row) = decode(row.value())?;
-        Ok(Some(row))
+        if let Some(row) = current.filter(|row| row.version.is(version)) {
+            return Ok(Some(row));
+        }
+        match version_in(&read.open_table(VERSIONS)?, object, version)? {
+            Some((_, VersionRow::Object(row))) => Ok(Some((*row).into())),
+            _ => Ok(None),
+        }
     }
 
-    pub fn has_upload(&self, object: &ObjectRef, id: &str) -> Outcome<bool> {
-        let table = self.read()?.open_table(UPLOADS)?;
-        let key = upload_key(&object.bucket, &object.key, id);
-        Ok(id.len() == UPLOAD_ID && table.get(key.as_slice())?.is_some())
+    /// The delete marker that is meant, and when it was made.
+    pub fn marker(&self, object: &ObjectRef) -> Outcome<Option<(Version, Instant)>> {
+        let table = self.read()?.open_table(VERSIONS)?;
+        let found = match object.version {
+            Some(version) => version_in(&table, object, version)?,
+            None => newest_in(&table, object)?,
+        };
+        Ok(match found {
+            Some((id, VersionRow::Marker { modified, .. })) => Some((id.to_version(), modified)),
+            _ => None,
+        })
     }
 
-    pub fn parts(&self, upload: &str) -> Outcome<Vec<(u16, PartV1)>> {
+    pub fn document(&self, bucket: &str, name: &str) -> Outcome<Option<Vec<u8>>> {
+        let table = self.read()?.open_table(DOCUMENTS)?;
+        let found = table.get(document_key(bucket, name).as_slice())?;
+        Ok(found.map(|document| document.value().to_vec()))
+    }
+
+    pub fn upload(&self, object: &ObjectRef, id: &str) -> Outcome<Option<UploadV2>> {
+        upload_in(&self.read()?.open_table(UPLOADS)?, object, id)
+    }
+
+    pub fn parts(&self, upload: &str) -> Outcome<Vec<(u16, PartV2)>> {
         let table = self.read()?.open_table(PARTS)?;
         parts_in(&table, upload)
     }
@@ -148,11 +202,11 @@ impl Index {
             let Some(end) = rest.len().checked_sub(UPLOAD_ID + 1) else {
                 continue;
             };
-            let UploadRow::V1 { started, .. } = decode(row.value())?;
+            let row: UploadV2 = decode::<UploadRow>(row.value())?.into();
             uploads.push(UploadInfo {
                 key: String::from_utf8_lossy(&rest[..end]).into_owned(),
                 id: String::from_utf8_lossy(&rest[end + 1..]).into_owned(),
-                started: started.to_time(),
+                started: row.started.to_time(),
             });
         }
         // Rows are ordered by key, NUL, id; a key that holds control characters could differ in order from that.
@@ -168,23 +222,114 @@ impl Index {
 pub(super) fn parts_in(
     table: &impl ReadableTable<Bytes, Bytes>,
     upload: &str,
-) -> Outcome<Vec<(u16, PartV1)>> {
+) -> Outcome<Vec<(u16, PartV2)>> {
     let (first, last) = (part_key(upload, 0), part_key(upload, u16::MAX));
     let mut parts = Vec::new();
     for row in table.range(first.as_slice()..=last.as_slice())? {
         let (key, row) = row?;
         if let Some(number) = key.value().last_chunk::<2>() {
-            let PartRow::V1(part) = decode(row.value())?;
-            parts.push((u16::from_be_bytes(*number), part));
+            let part = decode::<PartRow>(row.value())?;
+            parts.push((u16::from_be_bytes(*number), part.into()));
         }
     }
     Ok(parts)
 }
 
+pub(super) fn upload_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+    id: &str,
+) -> Outcome<Option<UploadV2>> {
+    if id.len() != UPLOAD_ID {
+        return Ok(None);
+    }
+    let key = upload_key(&object.bucket, &object.key, id);
+    let Some(row) = table.get(key.as_slice())? else {
+        return Ok(None);
+    };
+    Ok(Some(decode::<UploadRow>(row.value())?.into()))
+}
+
+/// What is read without naming a version.
+pub(super) fn current_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+) -> Outcome<Option<ObjectV2>> {
+    let Some(row) = table.get(object_key(&object.bucket, &object.key).as_slice())? else {
+        return Ok(None);
+    };
+    Ok(Some(decode::<ObjectRow>(row.value())?.into()))
+}
+
+/// The newest of the versions that are not current.
+pub(super) fn newest_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+) -> Outcome<Option<(VersionId, VersionRow)>> {
+    first_in(table, object, |_| true)
+}
+
+/// A version that is not the current one.
+pub(super) fn version_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+    version: Version,
+) -> Outcome<Option<(VersionId, VersionRow)>> {
+    let Version::Id(number) = version else {
+        return first_in(table, object, |id| id.is_null);
+    };
+    let Some(row) = table.get(version_key(&object.bucket, &object.key, number).as_slice())? else {
+        return Ok(None);
+    };
+    let row = decode::<VersionRow>(row.value())?;
+    let id = id_of(number, &row);
+    Ok((!id.is_null).then_some((id, row)))
+}
+
+fn first_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+    wanted: impl Fn(VersionId) -> bool,
+) -> Outcome<Option<(VersionId, VersionRow)>> {
+    let first = versions_key(&object.bucket, &object.key);
+    for row in table.range(first.as_slice()..)? {
+        let (key, row) = row?;
+        if !key.value().starts_with(&first) {
+            break;
+        }
+        let Some((_, number)) = parse_version_key(&object.bucket, key.value()) else {
+            break;
+        };
+        let row = decode::<VersionRow>(row.value())?;
+        let id = id_of(number, &row);
+        if wanted(id) {
+            return Ok(Some((id, row)));
+        }
+    }
+    Ok(None)
+}
+
+/// What a version is called whose row this is.
+pub(super) fn id_of(number: u128, row: &VersionRow) -> VersionId {
+    let is_null = match row {
+        VersionRow::Object(row) => match &**row {
+            ObjectRow::V1(_) => true,
+            ObjectRow::V2(row) => row.version.is_null,
+        },
+        VersionRow::Marker { is_null, .. } => *is_null,
+    };
+    VersionId { number, is_null }
+}
+
 fn bucket_info(name: &str, row: &[u8]) -> Outcome<BucketInfo> {
-    let BucketRow::V1 { created } = decode(row)?;
+    let row: BucketV2 = decode::<BucketRow>(row)?.into();
     Ok(BucketInfo {
         name: name.to_owned(),
-        created: created.to_time(),
+        created: row.created.to_time(),
+        versioning: row.versioning.into(),
+        lock: row
+            .lock()
+            .map(|default| default.map(|(mode, period)| (mode.into(), period.into()))),
+        quota: row.quota(),
     })
 }

@@ -346,7 +346,10 @@ impl Asked {
             .collect();
         Ok(match opened {
             Ok(files) => Attempt::Done(Lending::Lent(Box::new(Loan {
-                info: row.to_info(),
+                info: inner
+                    .index
+                    .info(&self.object.bucket, &row)
+                    .map_err(internal("read the index"))?,
                 range,
                 files,
                 extents,

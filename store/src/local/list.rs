@@ -2,7 +2,7 @@
 
 use super::{
     index::{BUCKETS, Index, OBJECTS, Outcome},
-    rows::{ObjectRow, decode, object_key},
+    rows::{ObjectRow, ObjectV2, decode, object_key},
 };
 use crate::engine::{ListPage, ListQuery};
 use std::ops::Bound;
@@ -48,7 +48,7 @@ pub(super) fn page(index: &Index, bucket: &str, query: &ListQuery) -> Outcome<Op
                 page.common_prefixes.push(group);
                 continue 'jump;
             }
-            let ObjectRow::V1(row) = decode(row.value())?;
+            let row: ObjectV2 = decode::<ObjectRow>(row.value())?.into();
             let mut info = row.to_info();
             info.headers = Default::default();
             last = Some(key.clone());
@@ -78,14 +78,14 @@ fn start(bucket: &str, query: &ListQuery, delimiter: Option<&str>) -> Bound<Vec<
 }
 
 /// The common prefix that a key is rolled up in.
-fn group_of(key: &str, prefix: &str, delimiter: &str) -> Option<String> {
+pub(super) fn group_of(key: &str, prefix: &str, delimiter: &str) -> Option<String> {
     let rest = key.strip_prefix(prefix)?;
     let end = rest.find(delimiter)? + delimiter.len();
     Some(format!("{prefix}{}", &rest[..end]))
 }
 
 /// The first byte string after all that begin with `bytes`.
-fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+pub(super) fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     while let Some(last) = bytes.pop() {
         if last < u8::MAX {
             bytes.push(last + 1);

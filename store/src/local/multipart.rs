@@ -1,13 +1,13 @@
 //! Multipart uploads. A completed one is its parts' extents in a row: no byte is moved.
 
 use super::{
-    Inner, blocking, internal, names, object,
-    rows::{Instant, ObjectV1, PartV1},
+    Inner, blocking, internal, joined, lock, names, object,
+    rows::{Instant, ObjectV2, PartV2, UploadV2, VersionId, rows_of},
     write,
 };
 use crate::engine::{
-    Body, Error, Headers, ObjectInfo, ObjectRef, PartInfo, PartOptions, PartRef, Precondition, Result,
-    UploadInfo,
+    Body, CRC64NVME, Checksum, CompleteOptions, Error, ObjectInfo, ObjectRef, PartFacts, PartInfo,
+    PartOptions, PartRef, Result, UploadInfo, UploadOptions,
 };
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use md5::{Digest, Md5};
@@ -17,15 +17,26 @@ use std::sync::Arc;
 const MIN_PART: u64 = 5 << 20;
 const MAX_NUMBER: u16 = 10_000;
 
-pub(super) async fn create(inner: &Inner, object: &ObjectRef, headers: Headers) -> Result<String> {
+pub(super) async fn create(inner: &Inner, object: &ObjectRef, options: UploadOptions) -> Result<String> {
     names::check_key(object)?;
+    let row = UploadV2 {
+        started: Instant::now(),
+        headers: options.headers.into(),
+        more: rows_of(&options.attributes),
+        checksum: options
+            .checksum
+            .map(|(kind, is_composite)| (kind.name().to_owned(), is_composite)),
+    };
     let id = format!("{:032x}", rand::random::<u128>());
     let object = object.clone();
     let change = inner.committer.change(None, move |change| {
-        if !change.has_bucket(&object.bucket)? {
+        let Some(bucket) = change.bucket(&object.bucket)? else {
             return Ok(Err(Error::NoSuchBucket(object.bucket)));
+        };
+        if bucket.lock().is_none() && lock::asks(&row.more) {
+            return Ok(Err(Error::NoLock));
         }
-        change.insert_upload(&object, &id, headers.into())?;
+        change.insert_upload(&object, &id, row)?;
         Ok(Ok(id))
     });
     change.await
@@ -45,8 +56,13 @@ pub(super) async fn upload_part(
         )));
     }
     find(inner, object, upload).await?;
+    let checksums = options.checksums.clone();
     let mut stored = write::store(&inner.data, object, options, body).await?;
-    let part = PartV1 {
+    let checksums = checksums.take().of.into_iter();
+    let part = PartV2 {
+        checksums: checksums
+            .map(|(kind, value)| (kind.name().to_owned(), value))
+            .collect(),
         size: stored.size,
         digest: stored.digest,
         modified: Instant::now(),
@@ -70,38 +86,37 @@ pub(super) async fn complete(
     object: &ObjectRef,
     upload: &str,
     parts: &[PartRef],
-    precondition: &Precondition,
+    options: &CompleteOptions,
 ) -> Result<ObjectInfo> {
-    let (object, upload, wanted, precondition) = (
-        object.clone(),
-        upload.to_owned(),
-        parts.to_vec(),
-        precondition.clone(),
-    );
+    let (object, upload, wanted, options) =
+        (object.clone(), upload.to_owned(), parts.to_vec(), options.clone());
     let change = inner.committer.change(None, move |change| {
-        let Some(headers) = change.upload(&object, &upload)? else {
+        let Some(begun) = change.upload(&object, &upload)? else {
             return Ok(Err(Error::NoSuchUpload(upload)));
         };
-        let chosen = match choose(&wanted, change.parts(&upload)?) {
-            Ok(chosen) => chosen,
+        let joined = choose(&wanted, change.parts(&upload)?).and_then(|chosen| join(chosen, begun, &options));
+        let mut row = match joined {
+            Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        if let Err(error) = object::check_write(&object, &precondition, change.object(&object)?.as_ref()) {
+        let bucket = match object::admit(change, &object, &options.precondition, row.size)? {
+            Ok(bucket) => bucket,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Err(error) = lock::apply(&bucket, &mut row) {
             return Ok(Err(error));
         }
-        let mut row = join(chosen);
-        row.headers = headers;
         // The object's references first, so that the files outlive the parts.
         change.refer(&row.extents)?;
         change.remove_upload(&object, &upload)?;
-        change.replace_object(&object, &row)?;
-        Ok(Ok(row.to_info()))
+        change.put_object(&bucket, &object, &mut row)?;
+        Ok(Ok(object::info_of(&bucket, &row)))
     });
     change.await
 }
 
 /// The parts that the finisher names, after every check of the S3 API on them.
-fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV1)>) -> Result<Vec<PartV1>> {
+fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV2)>) -> Result<Vec<PartV2>> {
     if wanted.is_empty() {
         return Err(Error::InvalidArgument(
             "an upload needs at least one part".to_owned(),
@@ -117,6 +132,13 @@ fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV1)>) -> Result<Vec<Pa
         if hex::encode(row.digest) != part.etag.trim_matches('"') {
             return Err(Error::InvalidPart(part.number));
         }
+        // What was not asked for when the part was uploaded is not known of it.
+        let known = row.checksums().of;
+        let differs =
+            |(kind, value): (&Checksum, &String)| known.get(kind).is_some_and(|known| known != value);
+        if part.checksums.iter().any(differs) {
+            return Err(Error::InvalidPart(part.number));
+        }
         if row.size < MIN_PART && position + 1 < wanted.len() {
             return Err(Error::PartTooSmall(part.number));
         }
@@ -125,17 +147,33 @@ fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV1)>) -> Result<Vec<Pa
     Ok(chosen)
 }
 
-fn join(parts: Vec<PartV1>) -> ObjectV1 {
+fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Result<ObjectV2> {
     let mut md5 = Md5::new();
-    let count = parts.len();
-    let mut row = ObjectV1 {
+    let mut row = ObjectV2 {
         size: 0,
         etag: String::new(),
         modified: Instant::now(),
         crc64: 0,
-        headers: Headers::default().into(),
+        headers: begun.headers,
         extents: Vec::new(),
+        version: VersionId::new(true),
+        more: begun.more,
     };
+    let checksum = begun
+        .checksum
+        .and_then(|(name, is_composite)| Some((Checksum::parse(&name)?, is_composite)));
+    let mut attributes = row.to_info().attributes;
+    if let Some((kind, is_composite)) = checksum {
+        attributes.checksums = joined::of_parts(kind, is_composite, &parts);
+    }
+    let of_part = |part: &PartV2| PartFacts {
+        size: part.size,
+        crc64nvme: part.crc64,
+        checksum: checksum.and_then(|(kind, _)| part.checksums().of.remove(&kind)),
+    };
+    attributes.parts = parts.iter().map(of_part).collect();
+    row.set(&attributes);
+    let count = parts.len();
     for part in parts {
         md5.update(part.digest);
         row.crc64 = if row.size == 0 {
@@ -147,7 +185,21 @@ fn join(parts: Vec<PartV1>) -> ObjectV1 {
         row.extents.extend(part.extents);
     }
     row.etag = format!("{}-{count}", hex::encode(md5.finalize()));
-    row
+    if options.size.is_some_and(|size| size != row.size) {
+        return Err(Error::InvalidRequest(format!(
+            "the parts have {} bytes together, and not as many as x-amz-mp-object-size says",
+            row.size
+        )));
+    }
+    if options.crc64nvme.is_some_and(|expected| expected != row.crc64) {
+        return Err(Error::BadDigest(CRC64NVME));
+    }
+    let have = &attributes.checksums.of;
+    let differs = |(kind, value): &(&Checksum, &String)| have.get(kind).is_some_and(|have| have != *value);
+    if let Some((kind, _)) = options.checksums.iter().find(differs) {
+        return Err(Error::BadDigest(kind.header()));
+    }
+    Ok(row)
 }
 
 pub(super) async fn abort(inner: &Inner, object: &ObjectRef, upload: &str) -> Result<()> {
@@ -187,10 +239,10 @@ pub(super) async fn uploads(inner: &Arc<Inner>, bucket: &str) -> Result<Vec<Uplo
 async fn find(inner: &Arc<Inner>, object: &ObjectRef, upload: &str) -> Result<()> {
     let (inner, object, upload) = (Arc::clone(inner), object.clone(), upload.to_owned());
     blocking(move || {
-        let found = inner.index.has_upload(&object, &upload);
+        let found = inner.index.upload(&object, &upload);
         match found.map_err(internal("read the index"))? {
-            true => Ok(()),
-            false => Err(Error::NoSuchUpload(upload)),
+            Some(_) => Ok(()),
+            None => Err(Error::NoSuchUpload(upload)),
         }
     })
     .await

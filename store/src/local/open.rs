@@ -1,16 +1,19 @@
 //! Opening a store, and every reason not to.
 
+use super::rows::{ObjectRow, ObjectV2, decode};
 use super::{
     Inner,
     commit::Committer,
     data::Data,
     index::{
-        BUCKETS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, META, OBJECTS, PARTS, TOTAL_BYTES,
-        TOTAL_OBJECTS, UPLOADS,
+        BUCKETS, DOCUMENTS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, META, OBJECTS, PARTS, TOTAL_BYTES,
+        TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS,
     },
 };
+use crate::engine::Versioning;
 use redb::Database;
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -142,7 +145,15 @@ fn open_index(folder: &Path, path: &Path) -> Result<Index, OpenError> {
             found: format,
         });
     }
-    Ok(Index::new(database, objects, bytes))
+    let index = Index::new(database, objects, bytes);
+    let buckets = index.buckets().map_err(|fault| failed(fault.into()))?;
+    if buckets
+        .iter()
+        .any(|bucket| bucket.versioning != Versioning::Never)
+    {
+        index.set_has_versions();
+    }
+    Ok(index)
 }
 
 /// Makes the tables of a new index; returns the format and the totals.
@@ -157,7 +168,8 @@ fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
             row(TOTAL_OBJECTS)?.unwrap_or(0),
             row(TOTAL_BYTES)?.unwrap_or(0),
         );
-        if found.0.is_none() {
+        // Rows of older formats are read as they are, and what is written anew is of this one.
+        if found.0.is_none_or(|format| format < FORMAT_VERSION) {
             meta.insert(FORMAT, FORMAT_VERSION)?;
         }
         (found.0.unwrap_or(FORMAT_VERSION), found.1, found.2)
@@ -167,12 +179,37 @@ fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
         return Ok((format, objects, bytes));
     }
     transaction.open_table(BUCKETS)?;
+    transaction.open_table(DOCUMENTS)?;
     transaction.open_table(OBJECTS)?;
+    transaction.open_table(VERSIONS)?;
     transaction.open_table(UPLOADS)?;
     transaction.open_table(PARTS)?;
     transaction.open_table(FILES)?;
+    count_usage(&transaction, format)?;
     transaction.commit()?;
     Ok((format, objects, bytes))
+}
+
+/// Format 1 did not count what is in each bucket.
+fn count_usage(transaction: &redb::WriteTransaction, format: u64) -> Result<(), Fault> {
+    let mut usage = transaction.open_table(USAGE)?;
+    if format > 1 {
+        return Ok(());
+    }
+    let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for row in redb::ReadableTable::iter(&transaction.open_table(OBJECTS)?)? {
+        let (key, row) = row?;
+        let bucket = key.value().split(|byte| *byte == 0).next().unwrap_or_default();
+        let (objects, bytes) = counted
+            .entry(String::from_utf8_lossy(bucket).into_owned())
+            .or_default();
+        *objects += 1;
+        *bytes += ObjectV2::from(decode::<ObjectRow>(row.value())?).size;
+    }
+    for (bucket, count) in counted {
+        usage.insert(bucket.as_str(), count)?;
+    }
+    Ok(())
 }
 
 fn holds_files(data: &Path) -> io::Result<bool> {

@@ -4,9 +4,11 @@ use super::{
     Inner, blocking,
     data::{Data, Pins},
     internal, object,
-    rows::{Extent, ObjectV1},
+    rows::{Extent, ObjectV2},
 };
-use crate::engine::{Body, ByteRange, Error, Object, ObjectRef, Opened, Precondition, Result, Summed};
+use crate::engine::{
+    Body, ByteRange, Error, Object, ObjectInfo, ObjectRef, Opened, Precondition, Result, Summed,
+};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::{StreamExt, stream};
@@ -34,7 +36,7 @@ pub(super) async fn get(
 ) -> Result<Object> {
     find(inner, object, range, precondition, |found| {
         Ok(Object {
-            info: found.row.to_info(),
+            info: found.info,
             body: found.reader.into_body(found.range.end - found.range.start)?,
             range: found.range,
         })
@@ -53,7 +55,7 @@ pub(super) async fn open(
         found.reader.sum = Some(Digest::new(CrcAlgorithm::Crc64Nvme));
         found.reader.open()?;
         Ok(Opened {
-            info: found.row.to_info(),
+            info: found.info,
             range: found.range,
             reader: Box::new(found.reader),
         })
@@ -63,7 +65,7 @@ pub(super) async fn open(
 
 /// One version of an object, whose files stay while its reader lives.
 struct Found {
-    row: ObjectV1,
+    info: ObjectInfo,
     range: Range<u64>,
     reader: Reader,
 }
@@ -99,7 +101,9 @@ async fn find<T: Send + 'static>(
                 sum: None,
                 _pins: pins,
             };
-            return then(Found { row, range, reader })
+            let info = inner.index.info(&object.bucket, &row);
+            let info = info.map_err(internal("read the index"))?;
+            return then(Found { info, range, reader })
                 .map_err(|error| internal("read a data file")(format!("{object}: {error}")));
         }
         Err(internal("opened an object")(format!(
@@ -109,7 +113,7 @@ async fn find<T: Send + 'static>(
     .await
 }
 
-pub(super) fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV1) -> Result<()> {
+pub(super) fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV2) -> Result<()> {
     if let Some(wanted) = &precondition.if_match
         && wanted != "*"
         && *wanted != row.etag
@@ -135,7 +139,7 @@ impl Segment {
     }
 }
 
-pub(super) fn segments(row: &ObjectV1, range: &Range<u64>) -> VecDeque<Segment> {
+pub(super) fn segments(row: &ObjectV2, range: &Range<u64>) -> VecDeque<Segment> {
     let mut segments = VecDeque::new();
     let mut at = 0;
     for extent in &row.extents {

@@ -1,6 +1,17 @@
 //! The rows of the index, encoded with postcard. Each is an enum of versions, so that a later one can be added beside it.
 
-use crate::engine::{Headers, ObjectInfo, PartInfo};
+mod attributes;
+mod bucket;
+mod keys;
+
+pub(super) use attributes::{Attribute, attributes_of, rows_of};
+pub(super) use bucket::{BucketAttribute, BucketRow, BucketV2, LockModeRow, VersioningRow};
+pub(super) use keys::{
+    UPLOAD_ID, document_key, object_key, parse_version_key, part_key, prefix_of_versions, upload_key,
+    version_key, versions_key,
+};
+
+use crate::engine::{Attributes, Checksum, Checksums, Headers, ObjectInfo, PartInfo, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -45,20 +56,21 @@ pub(super) struct Extent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Instant(pub u64);
 
+impl From<SystemTime> for Instant {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
 impl Instant {
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+        SystemTime::now().into()
     }
 
     pub fn to_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_micros(self.0)
     }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum BucketRow {
-    V1 { created: Instant },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,15 +111,57 @@ impl From<HeadersRow> for Headers {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ObjectV1 {
+    size: u64,
+    etag: String,
+    modified: Instant,
+    crc64: u64,
+    headers: HeadersRow,
+    extents: Vec<Extent>,
+}
+
+/// Where a version stands among those of its key, newer ones having higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct VersionId {
+    /// Microseconds since 1970 in the upper half, and what tells it from others in the lower.
+    pub number: u128,
+    /// Written while its bucket had no versions: S3 calls it `null`.
+    pub is_null: bool,
+}
+
+impl VersionId {
+    /// A new one, not yet put in order with others of the key.
+    pub fn new(is_null: bool) -> Self {
+        Self {
+            number: u128::from(Instant::now().0) << 64 | u128::from(rand::random::<u64>() >> 1),
+            is_null,
+        }
+    }
+
+    pub fn is(self, version: Version) -> bool {
+        self.to_version() == version
+    }
+
+    pub fn to_version(self) -> Version {
+        match self.is_null {
+            true => Version::Null,
+            false => Version::Id(self.number),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ObjectV2 {
     pub size: u64,
     pub etag: String,
     pub modified: Instant,
     pub crc64: u64,
     pub headers: HeadersRow,
     pub extents: Vec<Extent>,
+    pub version: VersionId,
+    pub more: Vec<Attribute>,
 }
 
-impl ObjectV1 {
+impl ObjectV2 {
     pub fn to_info(&self) -> ObjectInfo {
         ObjectInfo {
             size: self.size,
@@ -115,37 +169,121 @@ impl ObjectV1 {
             modified: self.modified.to_time(),
             crc64nvme: Some(self.crc64),
             headers: self.headers.clone().into(),
+            version: Some(self.version.to_version()),
+            attributes: attributes_of(&self.more),
         }
+    }
+
+    /// Takes the place of the attributes that are there.
+    pub fn set(&mut self, attributes: &Attributes) {
+        self.more = rows_of(attributes);
     }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum ObjectRow {
     V1(ObjectV1),
+    V2(ObjectV2),
+}
+
+impl From<ObjectRow> for ObjectV2 {
+    fn from(row: ObjectRow) -> Self {
+        match row {
+            ObjectRow::V1(row) => Self {
+                version: VersionId {
+                    number: u128::from(row.modified.0) << 64,
+                    is_null: true,
+                },
+                size: row.size,
+                etag: row.etag,
+                modified: row.modified,
+                crc64: row.crc64,
+                headers: row.headers,
+                extents: row.extents,
+                more: Vec::new(),
+            },
+            ObjectRow::V2(row) => row,
+        }
+    }
+}
+
+/// A version that is not the one that is read without naming any.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum VersionRow {
+    Object(Box<ObjectRow>),
+    Marker { modified: Instant, is_null: bool },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum UploadRow {
     V1 { started: Instant, headers: HeadersRow },
+    V2(UploadV2),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct UploadV2 {
+    pub started: Instant,
+    pub headers: HeadersRow,
+    /// Of the object to be.
+    pub more: Vec<Attribute>,
+    /// Name of the checksum that was asked for, and whether it shall be one of the checksums of the parts.
+    pub checksum: Option<(String, bool)>,
+}
+
+impl From<UploadRow> for UploadV2 {
+    fn from(row: UploadRow) -> Self {
+        match row {
+            UploadRow::V1 { started, headers } => Self {
+                started,
+                headers,
+                more: Vec::new(),
+                checksum: None,
+            },
+            UploadRow::V2(row) => row,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PartV1 {
+    size: u64,
+    digest: [u8; 16],
+    modified: Instant,
+    crc64: u64,
+    extents: Vec<Extent>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PartV2 {
     pub size: u64,
     /// What its entity tag says in hexadecimal.
     pub digest: [u8; 16],
     pub modified: Instant,
     pub crc64: u64,
     pub extents: Vec<Extent>,
+    /// Names and values in base64, beside the CRC64NVME.
+    pub checksums: Vec<(String, String)>,
 }
 
-impl PartV1 {
+impl PartV2 {
+    pub fn checksums(&self) -> Checksums {
+        let known = self.checksums.iter();
+        Checksums {
+            of: known
+                .filter_map(|(name, value)| Some((Checksum::parse(name)?, value.clone())))
+                .collect(),
+            is_composite: false,
+        }
+    }
+
     pub fn to_info(&self, number: u16) -> PartInfo {
         PartInfo {
             number,
             size: self.size,
             etag: hex::encode(self.digest),
             modified: self.modified.to_time(),
+            crc64nvme: Some(self.crc64),
+            checksums: self.checksums(),
         }
     }
 }
@@ -153,6 +291,23 @@ impl PartV1 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum PartRow {
     V1(PartV1),
+    V2(PartV2),
+}
+
+impl From<PartRow> for PartV2 {
+    fn from(row: PartRow) -> Self {
+        match row {
+            PartRow::V1(row) => Self {
+                size: row.size,
+                digest: row.digest,
+                modified: row.modified,
+                crc64: row.crc64,
+                extents: row.extents,
+                checksums: Vec::new(),
+            },
+            PartRow::V2(row) => row,
+        }
+    }
 }
 
 pub(super) fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, postcard::Error> {
@@ -161,24 +316,6 @@ pub(super) fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, postcard::Error> 
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
     postcard::from_bytes(bytes)
-}
-
-/// The key of an object's row. Bucket names hold no NUL, so the first one ends the name, and keys keep their byte order.
-pub(super) fn object_key(bucket: &str, key: &str) -> Vec<u8> {
-    [bucket.as_bytes(), &[0], key.as_bytes()].concat()
-}
-
-/// The key of an upload's row; ids all have [`UPLOAD_ID`] bytes, so the key is what lies between.
-pub(super) fn upload_key(bucket: &str, key: &str, id: &str) -> Vec<u8> {
-    [bucket.as_bytes(), &[0], key.as_bytes(), &[0], id.as_bytes()].concat()
-}
-
-/// Length of an upload id.
-pub(super) const UPLOAD_ID: usize = 32;
-
-/// The key of a part's row.
-pub(super) fn part_key(upload: &str, number: u16) -> Vec<u8> {
-    [upload.as_bytes(), &number.to_be_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -220,5 +357,28 @@ mod tests {
             hex::encode(encode(&row).unwrap()),
             "00030165ac02010000000000000102000301"
         );
+        let row = ObjectRow::V2(ObjectV2 {
+            version: VersionId {
+                number: 5,
+                is_null: false,
+            },
+            more: vec![
+                Attribute::Checksum("SHA256".to_owned(), "x".to_owned()),
+                Attribute::LegalHold(true),
+            ],
+            ..row.into()
+        });
+        assert_eq!(
+            hex::encode(encode(&row).unwrap()),
+            "01030165ac02010000000000000102000301050002010653484132353601780701"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_of_old_rows_is_what_was_true_then() {
+        let old = hex::decode("00030165ac02010000000000000102000301").unwrap();
+        let row: ObjectV2 = decode::<ObjectRow>(&old).unwrap().into();
+        assert_eq!(row.version.to_version(), Version::Null);
+        assert!(row.more.is_empty());
     }
 }

@@ -66,8 +66,9 @@ pub(super) async fn store(
     options: PartOptions,
     body: Body,
 ) -> Result<Stored> {
+    let expected = options.crc64nvme;
     let stored = write(data, object, options, body).await?;
-    match options.crc64nvme {
+    match expected {
         // The file goes with what is dropped here.
         Some(expected) if expected != stored.crc64 => Err(Error::BadDigest(CRC64NVME)),
         _ => Ok(stored),

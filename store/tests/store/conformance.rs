@@ -178,16 +178,16 @@ async fn headers(engine: &dyn Engine) {
         .unwrap();
     assert_eq!(engine.head(&object("headers")).await.unwrap().headers, headers);
     let copied = engine
-        .copy(&object("headers"), &object("same"), None)
+        .copy(&object("headers"), &object("same"), None.into())
         .await
         .unwrap();
-    assert_eq!(copied.headers, headers);
+    assert_eq!(copied.info.headers, headers);
     let other = Headers {
         content_type: Some("image/png".to_owned()),
         ..Headers::default()
     };
     engine
-        .copy(&object("headers"), &object("headers"), Some(other.clone()))
+        .copy(&object("headers"), &object("headers"), Some(other.clone()).into())
         .await
         .unwrap();
     assert_eq!(engine.head(&object("headers")).await.unwrap().headers, other);
@@ -345,7 +345,10 @@ async fn checksums(engine: &dyn Engine) {
     let crc = |bytes: &[u8]| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
     let content = pattern(9, 3_000_000);
     let target = object("checked");
-    let upload = engine.create_upload(&target, Headers::default()).await.unwrap();
+    let upload = engine
+        .create_upload(&target, Headers::default().into())
+        .await
+        .unwrap();
     for crc64nvme in [crc(&content), crc(&content) ^ 1] {
         let options = PutOptions {
             crc64nvme: Some(crc64nvme),
@@ -386,15 +389,15 @@ async fn copies(engine: &dyn Engine) {
     let content = pattern(3, 600_000);
     let source = put(engine, "source", content.clone()).await;
     let copy = engine
-        .copy(&object("source"), &object("target"), None)
+        .copy(&object("source"), &object("target"), None.into())
         .await
         .unwrap();
-    assert_eq!((copy.size, copy.etag), (source.size, source.etag));
+    assert_eq!((copy.info.size, copy.info.etag), (source.size, source.etag));
     engine.delete(&object("source")).await.unwrap();
     assert_eq!(read(engine, "target").await, content);
     put(engine, "target", "new").await;
     assert_eq!(read(engine, "target").await, b"new");
-    let none = engine.copy(&object("none"), &object("target"), None).await;
+    let none = engine.copy(&object("none"), &object("target"), None.into()).await;
     assert!(matches!(none, Err(Error::NoSuchKey(o)) if o.key == "none"));
 }
 
@@ -517,7 +520,10 @@ async fn uploads(engine: &dyn Engine) {
         content_type: Some("video/mp4".to_owned()),
         ..Headers::default()
     };
-    let id = engine.create_upload(&target, headers.clone()).await.unwrap();
+    let id = engine
+        .create_upload(&target, headers.clone().into())
+        .await
+        .unwrap();
     let contents = [pattern(1, 5 << 20), pattern(2, (5 << 20) + 1), pattern(3, 10)];
     let mut parts = Vec::new();
     for (number, content) in [
@@ -544,6 +550,7 @@ async fn uploads(engine: &dyn Engine) {
         parts.push(PartRef {
             number,
             etag: part.etag,
+            checksums: Default::default(),
         });
     }
     assert!(matches!(engine.head(&target).await, Err(Error::NoSuchKey(_))));
@@ -562,7 +569,7 @@ async fn uploads(engine: &dyn Engine) {
         let (target, id) = (target.clone(), id.clone());
         async move {
             engine
-                .complete_upload(&target, &id, &chosen, &Precondition::default())
+                .complete_upload(&target, &id, &chosen, &Default::default())
                 .await
         }
     };
@@ -609,7 +616,10 @@ async fn uploads(engine: &dyn Engine) {
     }
     assert!(matches!(finish(parts).await, Err(Error::NoSuchUpload(_))));
 
-    let dropped = engine.create_upload(&target, Headers::default()).await.unwrap();
+    let dropped = engine
+        .create_upload(&target, Headers::default().into())
+        .await
+        .unwrap();
     engine.abort_upload(&target, &dropped).await.unwrap();
     assert!(matches!(
         engine.abort_upload(&target, &dropped).await,

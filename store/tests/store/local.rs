@@ -58,9 +58,12 @@ async fn a_copy_takes_no_space_and_the_last_one_gives_it_back() {
     let engine = opened(folder.path()).await;
     engine.create_bucket("bucket").await.unwrap();
     put(&engine, "a", pattern(1, 100_000)).await;
-    engine.copy(&object("a"), &object("b"), None).await.unwrap();
     engine
-        .copy(&object("b"), &object("b"), Some(Default::default()))
+        .copy(&object("a"), &object("b"), None.into())
+        .await
+        .unwrap();
+    engine
+        .copy(&object("b"), &object("b"), Some(Default::default()).into())
         .await
         .unwrap();
     let data = folder.path().join("data");
@@ -211,12 +214,12 @@ async fn a_newer_format_is_refused() {
         transaction
             .open_table(redb::TableDefinition::<&str, u64>::new("meta"))
             .unwrap()
-            .insert("format", 2)
+            .insert("format", 3)
             .unwrap();
         transaction.commit().unwrap();
     }
     let refused = Local::open(folder.path()).await;
-    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 2, .. })));
+    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, .. })));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod local;
 mod local_path;
 mod model;
 mod node;
+mod versions;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};

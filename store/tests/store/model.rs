@@ -120,7 +120,7 @@ async fn play(steps: &[Step]) {
                 model.remove(KEYS[key]);
             }
             Step::Copy(from, to) => {
-                let outcome = engine.copy(&object(from), &object(to), None).await;
+                let outcome = engine.copy(&object(from), &object(to), None.into()).await;
                 match model.get(KEYS[from]).cloned() {
                     Some(content) => {
                         outcome.unwrap();
@@ -132,7 +132,10 @@ async fn play(steps: &[Step]) {
             Step::Upload(key, length, seed) => {
                 let content = pattern(seed, length);
                 let target = object(key);
-                let id = engine.create_upload(&target, Headers::default()).await.unwrap();
+                let id = engine
+                    .create_upload(&target, Headers::default().into())
+                    .await
+                    .unwrap();
                 // The part is replaced once: its first bytes must not stay.
                 engine
                     .upload_part(&target, &id, 1, PartOptions::default(), body(["first".into()]))
@@ -145,16 +148,20 @@ async fn play(steps: &[Step]) {
                 let parts = [PartRef {
                     number: 1,
                     etag: part.etag,
+                    checksums: Default::default(),
                 }];
                 engine
-                    .complete_upload(&target, &id, &parts, &Precondition::default())
+                    .complete_upload(&target, &id, &parts, &Default::default())
                     .await
                     .unwrap();
                 model.insert(KEYS[key], content.to_vec());
             }
             Step::AbortedUpload(key) => {
                 let target = object(key);
-                let id = engine.create_upload(&target, Headers::default()).await.unwrap();
+                let id = engine
+                    .create_upload(&target, Headers::default().into())
+                    .await
+                    .unwrap();
                 engine
                     .upload_part(&target, &id, 1, PartOptions::default(), body(["x".into()]))
                     .await
