@@ -1,9 +1,9 @@
 //! Bodies between HTTP and the engine: incoming ones are compared with every checksum sent with them, and both ways are
 //! counted.
 
-use super::{Front, convert};
+use super::{Front, attributes::checksums, convert};
 use crate::{
-    engine::{Body, Error, PartOptions, TagOf},
+    engine::{Body, Checksums, Error, PartOptions, Pending, TagOf},
     local_path::handed,
     metrics::Metrics,
     rdma::{Carried, Receipt, Refusal},
@@ -18,14 +18,10 @@ use s3s::{
     auth::Credentials,
     checksum::ChecksumHasher,
     crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256},
-    dto::{Checksum, StreamingBlob},
+    dto::StreamingBlob,
     s3_error,
 };
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, time::Duration};
 use sync_wrapper::SyncStream;
 
 /// A client that sends nothing for this long holds nothing any more.
@@ -82,16 +78,6 @@ pub(super) struct Sent {
     pub crc64nvme: Option<String>,
     pub sha1: Option<String>,
     pub sha256: Option<String>,
-}
-
-/// What a body's checksums turned out to be; filled when the engine has read it to its end.
-#[derive(Clone, Default)]
-pub(super) struct Computed(Arc<Mutex<Checksum>>);
-
-impl Computed {
-    pub fn take(&self) -> Checksum {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// The bytes of a write, on their way.
@@ -169,7 +155,7 @@ struct Check {
     trailers: Option<TrailingHeaders>,
     /// Checksums announced for the trailer.
     announced: Vec<HeaderName>,
-    computed: Computed,
+    computed: Pending,
     via: Via,
     metrics: Metrics,
 }
@@ -187,7 +173,6 @@ pub(super) struct Beside<'r> {
 pub(super) struct Incoming {
     pub body: Body,
     pub options: PartOptions,
-    pub computed: Computed,
     pub receipt: Receipt,
 }
 
@@ -251,7 +236,7 @@ pub(super) fn incoming(
     if let Some(unknown) = announced.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(super::error::not_implemented(&format!("The checksum {unknown}")));
     }
-    let computed = Computed::default();
+    let computed = Pending::default();
     let check = Check {
         blob,
         md5: sent.content_md5.is_some().then(Md5::new),
@@ -269,8 +254,8 @@ pub(super) fn incoming(
             size: Some(size),
             tag_of,
             crc64nvme,
+            checksums: computed,
         },
-        computed,
         receipt,
     })
 }
@@ -332,7 +317,15 @@ impl Check {
                 }
             }
         }
-        *self.computed.0.lock().unwrap_or_else(PoisonError::into_inner) = sum;
+        self.computed.fill(Checksums {
+            of: checksums(
+                sum.checksum_crc32,
+                sum.checksum_crc32c,
+                sum.checksum_sha1,
+                sum.checksum_sha256,
+            ),
+            is_composite: false,
+        });
         Ok(())
     }
 }

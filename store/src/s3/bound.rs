@@ -4,7 +4,7 @@
 //! This is no second parser of all that S3 can say: it knows one request, and what is in any way another one is refused with
 //! [`UNBOUND`], to be signed and sent the ordinary way.
 
-use super::{Front, Keys, body, convert, lend, object::read_error};
+use super::{Front, Keys, body, convert, get::read_error, lend};
 use crate::{
     engine::{ByteRange, ObjectInfo, ObjectRef, Precondition},
     local_path::Peer,

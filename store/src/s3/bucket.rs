@@ -1,6 +1,7 @@
 //! CreateBucket, HeadBucket, DeleteBucket, ListBuckets, GetBucketLocation.
 
 use super::{Front, convert, error};
+use crate::engine::{BucketChange, Versioning};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -29,13 +30,19 @@ pub(super) async fn create_bucket(
                 || input.grant_write_acp.is_some(),
             "Granting access by ACL",
         ),
-        (input.object_lock_enabled_for_bucket == Some(true), "Object lock"),
     ])?;
-    front
-        .engine
-        .create_bucket(&input.bucket)
-        .await
-        .map_err(error::answer)?;
+    let lock = input.object_lock_enabled_for_bucket == Some(true);
+    let created = front.engine.create_bucket(&input.bucket).await;
+    created.map_err(error::answer)?;
+    if lock {
+        for change in [
+            BucketChange::Versioning(Versioning::Enabled),
+            BucketChange::Lock(None),
+        ] {
+            let changed = front.engine.change_bucket(&input.bucket, change).await;
+            changed.map_err(error::answer)?;
+        }
+    }
     Ok(S3Response::new(CreateBucketOutput {
         location: Some(format!("/{}", input.bucket)),
     }))

@@ -1,7 +1,7 @@
 //! Between the S3 API's types and the engine's.
 
 use super::error;
-use crate::engine::{ByteRange, Headers, ObjectInfo, ObjectRef, Precondition};
+use crate::engine::{ByteRange, Headers, ObjectInfo, ObjectRef, Precondition, Version};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
@@ -149,27 +149,33 @@ pub(super) fn http_date(time: SystemTime) -> Option<http::HeaderValue> {
     http::HeaderValue::from_str(&httpdate::fmt_http_date(time)).ok()
 }
 
-/// `bucket/key` of a copy's source.
+/// `bucket/key` of a copy's source, and the version of it.
 pub(super) fn copy_source(source: &dto::CopySource) -> S3Result<ObjectRef> {
     match source {
         dto::CopySource::Bucket {
             bucket,
             key,
             version_id,
-        } => {
-            check_version(version_id.as_deref())?;
-            Ok(object(bucket, key))
-        }
+        } => version(bucket, key, version_id.as_deref()),
         _ => Err(error::not_implemented("Copying from an access point")),
     }
 }
 
-/// There are no versions, so only the one without a name can be asked for.
-pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("" | "null") => Ok(()),
-        Some(_) => Err(error::not_implemented("Versioning")),
+/// An object, and perhaps a version of it.
+pub(super) fn version(bucket: &str, key: &str, id: Option<&str>) -> S3Result<ObjectRef> {
+    let id = id.map(version_id).transpose()?;
+    Ok(object(bucket, key).at(id))
+}
+
+pub(super) fn version_id(text: &str) -> S3Result<Version> {
+    if text.is_empty() {
+        return Err(s3_error!(
+            InvalidArgument,
+            "Version id cannot be the empty string"
+        ));
     }
+    text.parse()
+        .map_err(|_| s3_error!(InvalidArgument, "Invalid version id specified"))
 }
 
 pub(super) fn check_owner(expected: Option<&str>) -> S3Result<()> {

@@ -15,6 +15,18 @@ pub(super) fn answer(error: Error) -> S3Error {
         Error::BucketNotEmpty(_) => Code::BucketNotEmpty,
         Error::InvalidBucketName { .. } => Code::InvalidBucketName,
         Error::NoSuchKey(_) => Code::NoSuchKey,
+        Error::NoSuchVersion(_) => Code::NoSuchVersion,
+        Error::Marker(marker) if marker.object.version.is_some() => Code::MethodNotAllowed,
+        Error::Marker(_) => Code::NoSuchKey,
+        Error::Locked(..) => Code::AccessDenied,
+        Error::NoLock => return no_lock(),
+        Error::BucketState(_) => Code::InvalidBucketState,
+        Error::NotSupported(_) => Code::NotImplemented,
+        Error::QuotaExceeded(_) => {
+            let mut answer = S3Error::with_message(Code::Custom("QuotaExceeded".into()), message);
+            answer.set_status_code(StatusCode::FORBIDDEN);
+            return answer;
+        }
         Error::InvalidKey { key, .. } if key.is_empty() => Code::InvalidRequest,
         Error::InvalidKey { .. } => Code::KeyTooLongError,
         Error::InvalidRange { .. } => Code::InvalidRange,
@@ -27,6 +39,7 @@ pub(super) fn answer(error: Error) -> S3Error {
         Error::InvalidPartOrder => Code::InvalidPartOrder,
         Error::PartTooSmall(_) => Code::EntityTooSmall,
         Error::InvalidArgument(_) => Code::InvalidArgument,
+        Error::InvalidRequest(_) => Code::InvalidRequest,
         Error::AccessDenied(_) => Code::AccessDenied,
         Error::NoSpace(_) => {
             tracing::warn!(%error, "a write was refused");
@@ -63,6 +76,14 @@ pub(super) fn answer(error: Error) -> S3Error {
         }
     };
     S3Error::with_message(code, message)
+}
+
+/// The answer to locks in a bucket that cannot lock.
+pub(super) fn no_lock() -> S3Error {
+    S3Error::with_message(
+        S3ErrorCode::InvalidRequest,
+        "Bucket is missing Object Lock Configuration",
+    )
 }
 
 /// The answer to what is asked for and not built.

@@ -1,6 +1,10 @@
 //! ListObjects (version 1) and ListObjectsV2.
 
-use super::{Front, convert, error};
+use super::{
+    Front,
+    attributes::{Sums, algorithm_of},
+    convert, error,
+};
 use crate::engine::{ListPage, ListQuery};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use s3s::{
@@ -113,6 +117,8 @@ fn entries(
         .objects
         .into_iter()
         .map(|(key, info)| Object {
+            checksum_algorithm: Some(vec![algorithm_of(&info)]),
+            checksum_type: Sums::of(&info, true).kind,
             key: Some(convert::encode(&key, encoding)),
             e_tag: Some(convert::etag(&info.etag)),
             last_modified: Some(convert::timestamp(info.modified)),

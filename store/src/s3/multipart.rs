@@ -3,19 +3,22 @@
 
 use super::{
     Front,
+    attributes::{Given, Sums, checksums},
     body::{self, Beside, Incoming, Sent},
     convert::{self, Written},
-    error, object,
+    copy, error, put,
 };
-use crate::engine::{ByteRange, PartOptions, PartRef, Precondition};
+use crate::engine::{
+    ByteRange, CRC64NVME, Checksum, CompleteOptions, Error, PartOptions, PartRef, Precondition, UploadOptions,
+};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
-        CompleteMultipartUploadOutput, CopyPartResult, CreateMultipartUploadInput,
-        CreateMultipartUploadOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput,
-        ListPartsOutput, MultipartUpload, Part, StorageClass, UploadPartCopyInput, UploadPartCopyOutput,
-        UploadPartInput, UploadPartOutput,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType,
+        CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyPartResult,
+        CreateMultipartUploadInput, CreateMultipartUploadOutput, ListMultipartUploadsInput,
+        ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput, MultipartUpload, Part, StorageClass,
+        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -39,12 +42,6 @@ pub(super) async fn create_multipart_upload(
             "Granting access by ACL",
         ),
         (
-            input.object_lock_legal_hold_status.is_some()
-                || input.object_lock_mode.is_some()
-                || input.object_lock_retain_until_date.is_some(),
-            "Object lock",
-        ),
-        (
             input.sse_customer_algorithm.is_some()
                 || input.ssekms_key_id.is_some()
                 || input.server_side_encryption.is_some(),
@@ -56,9 +53,6 @@ pub(super) async fn create_multipart_upload(
                 .is_some_and(|class| class.as_str() != "STANDARD"),
             "A storage class other than STANDARD",
         ),
-        (input.tagging.is_some_and(|tags| !tags.is_empty()), "Tagging"),
-        (input.website_redirect_location.is_some(), "Website redirection"),
-        (input.expires.is_some(), "The header Expires"),
     ])?;
     let object = convert::object(&input.bucket, &input.key);
     let headers = Written {
@@ -70,17 +64,42 @@ pub(super) async fn create_multipart_upload(
         metadata: input.metadata,
     }
     .into_headers();
+    let attributes = Given {
+        tagging: input.tagging,
+        mode: input.object_lock_mode,
+        until: input.object_lock_retain_until_date,
+        hold: input.object_lock_legal_hold_status,
+        expires: input.expires,
+        redirect: input.website_redirect_location,
+    }
+    .read()?;
+    let checksum = wanted_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
+    let checksum_type = checksum.map_or(
+        ChecksumType::FULL_OBJECT,
+        |(_, is_composite)| match is_composite {
+            true => ChecksumType::COMPOSITE,
+            false => ChecksumType::FULL_OBJECT,
+        },
+    );
+    let options = UploadOptions {
+        headers,
+        attributes,
+        checksum,
+    };
     let id = front
         .engine
-        .create_upload(&object, headers)
+        .create_upload(&object, options)
         .await
         .map_err(error::answer)?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(id),
+        checksum_type: input
+            .checksum_algorithm
+            .is_some()
+            .then(|| ChecksumType::from_static(checksum_type)),
         checksum_algorithm: input.checksum_algorithm,
-        checksum_type: input.checksum_type,
         ..Default::default()
     }))
 }
@@ -114,7 +133,6 @@ pub(super) async fn upload_part(
     let Incoming {
         body,
         options,
-        computed,
         receipt,
     } = body::incoming(front, beside, input.body, input.content_length, sent)?;
     let stored = front
@@ -123,15 +141,15 @@ pub(super) async fn upload_part(
         .await;
     receipt.drained().await;
     let part = stored.map_err(error::answer)?;
-    let sum = computed.take();
+    let sums = Sums::from(part.checksums.clone(), part.crc64nvme);
     Ok(S3Response::with_headers(
         UploadPartOutput {
             e_tag: Some(convert::etag(&part.etag)),
-            checksum_crc32: sum.checksum_crc32,
-            checksum_crc32c: sum.checksum_crc32c,
-            checksum_crc64nvme: sum.checksum_crc64nvme.or(body::crc64(options.crc64nvme)),
-            checksum_sha1: sum.checksum_sha1,
-            checksum_sha256: sum.checksum_sha256,
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
             ..Default::default()
         },
         receipt.headers(part.size),
@@ -145,16 +163,10 @@ pub(super) async fn upload_part_copy(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
-    error::refuse_any(&[
-        (
-            input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some(),
-            "Encryption with a given key",
-        ),
-        (
-            input.copy_source_if_modified_since.is_some() || input.copy_source_if_unmodified_since.is_some(),
-            "A copy conditional on dates",
-        ),
-    ])?;
+    error::refuse_any(&[(
+        input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some(),
+        "Encryption with a given key",
+    )])?;
     let number = part_number(input.part_number)?;
     let from = convert::copy_source(&input.copy_source)?;
     let to = convert::object(&input.bucket, &input.key);
@@ -167,13 +179,16 @@ pub(super) async fn upload_part_copy(
         .engine
         .get(&from, range, &precondition)
         .await
-        .map_err(|error| match error {
-            // A copy has no 304.
-            crate::engine::Error::NotModified(object) => {
-                error::answer(crate::engine::Error::PreconditionFailed(object))
-            }
-            error => error::answer(error),
-        })?;
+        .map_err(copy::source_error)?;
+    let source_version = source.info.version;
+    convert::check_dates(
+        &from,
+        &source.info,
+        &precondition,
+        input.copy_source_if_modified_since,
+        input.copy_source_if_unmodified_since,
+    )
+    .map_err(copy::source_error)?;
     if let Some(ByteRange::From { last: Some(last), .. }) = range
         && last >= source.info.size
     {
@@ -192,7 +207,9 @@ pub(super) async fn upload_part_copy(
         .upload_part(&to, &input.upload_id, number, options, source.body)
         .await
         .map_err(error::answer)?;
+    let copied_version = source_version.map(|version| version.to_string());
     Ok(S3Response::new(UploadPartCopyOutput {
+        copy_source_version_id: copied_version,
         copy_part_result: Some(CopyPartResult {
             e_tag: Some(convert::etag(&part.etag)),
             last_modified: Some(convert::timestamp(part.modified)),
@@ -208,24 +225,10 @@ pub(super) async fn complete_multipart_upload(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[
-        (
-            input.checksum_crc32.is_some()
-                || input.checksum_crc32c.is_some()
-                || input.checksum_crc64nvme.is_some()
-                || input.checksum_sha1.is_some()
-                || input.checksum_sha256.is_some(),
-            "Checking the checksum of a whole multipart object",
-        ),
-        (
-            input.mpu_object_size.is_some(),
-            "Checking the size of a whole multipart object",
-        ),
-        (
-            input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-            "Encryption with a given key",
-        ),
-    ])?;
+    error::refuse_any(&[(
+        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+        "Encryption with a given key",
+    )])?;
     let listed = input
         .multipart_upload
         .and_then(|upload| upload.parts)
@@ -241,24 +244,50 @@ pub(super) async fn complete_multipart_upload(
         parts.push(PartRef {
             number: part_number(number)?,
             etag: etag.into_value(),
+            checksums: checksums(
+                part.checksum_crc32,
+                part.checksum_crc32c,
+                part.checksum_sha1,
+                part.checksum_sha256,
+            ),
         });
     }
     let object = convert::object(&input.bucket, &input.key);
-    let precondition = convert::precondition(input.if_match, input.if_none_match);
+    let options = CompleteOptions {
+        precondition: convert::precondition(input.if_match, input.if_none_match),
+        size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),
+        checksums: checksums(
+            input.checksum_crc32,
+            input.checksum_crc32c,
+            input.checksum_sha1,
+            input.checksum_sha256,
+        ),
+        // What is no such checksum matches none.
+        crc64nvme: input
+            .checksum_crc64nvme
+            .map(|text| convert::parse_crc64(&text).ok_or_else(|| error::answer(Error::BadDigest(CRC64NVME))))
+            .transpose()?,
+    };
     let info = front
         .engine
-        .complete_upload(&object, &input.upload_id, &parts, &precondition)
+        .complete_upload(&object, &input.upload_id, &parts, &options)
         .await
         .map_err(error::answer)?;
-    let headers = object::last_modified(&info);
+    let headers = put::last_modified(&info);
+    let sums = Sums::of(&info, true);
     Ok(S3Response::with_headers(
         CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(convert::etag(&info.etag)),
-            checksum_crc64nvme: body::crc64(info.crc64nvme),
-            checksum_type: Some(ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+            version_id: info.version.map(|version| version.to_string()),
             ..Default::default()
         },
         headers,
@@ -300,12 +329,19 @@ pub(super) async fn list_parts(
     let next = parts.last().map(|part| i32::from(part.number));
     let parts = parts
         .into_iter()
-        .map(|part| Part {
-            part_number: Some(i32::from(part.number)),
-            size: Some(convert::size(part.size)),
-            e_tag: Some(convert::etag(&part.etag)),
-            last_modified: Some(convert::timestamp(part.modified)),
-            ..Default::default()
+        .map(|part| {
+            let sums = Sums::from(part.checksums, part.crc64nvme);
+            Part {
+                part_number: Some(i32::from(part.number)),
+                size: Some(convert::size(part.size)),
+                e_tag: Some(convert::etag(&part.etag)),
+                last_modified: Some(convert::timestamp(part.modified)),
+                checksum_crc32: sums.crc32,
+                checksum_crc32c: sums.crc32c,
+                checksum_crc64nvme: sums.crc64nvme,
+                checksum_sha1: sums.sha1,
+                checksum_sha256: sums.sha256,
+            }
         })
         .collect();
     Ok(S3Response::new(ListPartsOutput {
@@ -387,6 +423,36 @@ pub(super) async fn list_multipart_uploads(
         uploads: Some(uploads),
         ..Default::default()
     }))
+}
+
+/// The checksum that an object shall have, and whether it is one of those of its parts: SHA-1 and SHA-256 can be nothing else, the
+/// others are so unless said otherwise, and CRC-64/NVME is there anyway (S3 API, CreateMultipartUpload).
+fn wanted_checksum(
+    algorithm: Option<&ChecksumAlgorithm>,
+    kind: Option<&ChecksumType>,
+) -> S3Result<Option<(Checksum, bool)>> {
+    let Some(algorithm) = algorithm else {
+        return match kind {
+            None => Ok(None),
+            Some(_) => Err(s3_error!(
+                InvalidRequest,
+                "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."
+            )),
+        };
+    };
+    let is_composite = kind.map(|kind| kind.as_str() == ChecksumType::COMPOSITE);
+    match (algorithm.as_str(), Checksum::parse(algorithm.as_str())) {
+        (ChecksumAlgorithm::CRC64NVME, _) if is_composite != Some(true) => Ok(None),
+        (_, Some(checksum @ (Checksum::Crc32 | Checksum::Crc32c))) => {
+            Ok(Some((checksum, is_composite.unwrap_or(true))))
+        }
+        (_, Some(checksum)) if is_composite != Some(false) => Ok(Some((checksum, true))),
+        (name, _) => Err(s3_error!(
+            InvalidRequest,
+            "The {} checksum type cannot be used with the {name} checksum algorithm.",
+            kind.map_or("given", ChecksumType::as_str)
+        )),
+    }
 }
 
 fn part_number(number: i32) -> S3Result<u16> {

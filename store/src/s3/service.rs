@@ -3,7 +3,8 @@
 use super::{
     Front,
     access::{Access, Keys},
-    bound,
+    bound, cors,
+    get::Partial,
 };
 use crate::{
     engine::Engine,
@@ -11,7 +12,7 @@ use crate::{
     metrics::Metrics,
     rdma::{Names, Rdma, Receipt, Refusal, Route},
 };
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use penstock_rdma::{Credentials, local::NODE_ID};
 use percent_encoding::percent_decode_str;
@@ -134,7 +135,26 @@ impl Service {
         answer
     }
 
-    async fn answer_nameless(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+    async fn answer_nameless(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+        if request.method() == Method::OPTIONS {
+            let begun = Instant::now();
+            let answer = match cors::preflight(&self.front, &request).await {
+                Ok(answer) => answer,
+                Err(refusal) => as_response(refusal)?,
+            };
+            self.metrics
+                .request("Preflight", answer.status(), begun.elapsed());
+            return Ok(answer);
+        }
+        let asking = cors::Asking::of(&request);
+        let mut answer = self.answer_any(request).await?;
+        if let Some(asking) = asking {
+            asking.tell(&self.front, answer.headers_mut()).await;
+        }
+        Ok(answer)
+    }
+
+    async fn answer_any(&self, mut request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
         let refused = |refusal: S3Error| {
             let response = as_response(refusal)?;
@@ -152,6 +172,11 @@ impl Service {
         };
         let scoped = OPERATION.scope(RefCell::new(None), async {
             let mut answer = self.s3.call(request).await;
+            if let Ok(response) = &mut answer
+                && response.extensions().get::<Partial>().is_some()
+            {
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            }
             if let Some(receipt) = receipt {
                 answer = receipt.end(answer).await;
             }

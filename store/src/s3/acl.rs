@@ -1,0 +1,105 @@
+//! Access control lists: all is the owner's, and nobody else's. Rights are given by keys.
+
+use super::{Front, convert, error, get};
+use crate::engine::Precondition;
+use s3s::{
+    S3Request, S3Response, S3Result,
+    dto::{
+        AccessControlPolicy, GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput,
+        Grant, Grantee, Permission, PutBucketAclInput, PutBucketAclOutput, PutObjectAclInput,
+        PutObjectAclOutput, Type,
+    },
+};
+
+fn grants() -> Vec<Grant> {
+    vec![Grant {
+        grantee: Some(Grantee {
+            display_name: Some(convert::OWNER.to_owned()),
+            email_address: None,
+            id: Some(convert::OWNER.to_owned()),
+            type_: Type::from_static(Type::CANONICAL_USER),
+            uri: None,
+        }),
+        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
+    }]
+}
+
+/// Whether a request asks for what is the case anyway.
+fn is_private(canned: Option<&str>, policy: Option<&AccessControlPolicy>, is_granting: bool) -> bool {
+    let of_owner = |policy: &AccessControlPolicy| {
+        policy.grants.iter().flatten().all(|grant| {
+            let id = grant.grantee.as_ref().and_then(|grantee| grantee.id.as_deref());
+            id == Some(convert::OWNER)
+        })
+    };
+    !is_granting && canned.is_none_or(|canned| canned == "private") && policy.is_none_or(of_owner)
+}
+
+pub(super) async fn get_bucket_acl(
+    front: &Front,
+    request: S3Request<GetBucketAclInput>,
+) -> S3Result<S3Response<GetBucketAclOutput>> {
+    convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
+    let bucket = front.engine.bucket(&request.input.bucket).await;
+    bucket.map_err(error::answer)?;
+    Ok(S3Response::new(GetBucketAclOutput {
+        grants: Some(grants()),
+        owner: Some(convert::owner()),
+    }))
+}
+
+pub(super) async fn put_bucket_acl(
+    front: &Front,
+    request: S3Request<PutBucketAclInput>,
+) -> S3Result<S3Response<PutBucketAclOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    let is_granting = input.grant_full_control.is_some()
+        || input.grant_read.is_some()
+        || input.grant_read_acp.is_some()
+        || input.grant_write.is_some()
+        || input.grant_write_acp.is_some();
+    let canned = input.acl.as_ref().map(|acl| acl.as_str());
+    if !is_private(canned, input.access_control_policy.as_ref(), is_granting) {
+        return Err(error::not_implemented("Granting access by ACL"));
+    }
+    front.engine.bucket(&input.bucket).await.map_err(error::answer)?;
+    Ok(S3Response::new(PutBucketAclOutput {}))
+}
+
+pub(super) async fn get_object_acl(
+    front: &Front,
+    request: S3Request<GetObjectAclInput>,
+) -> S3Result<S3Response<GetObjectAclOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
+    let info = front.engine.head(&object).await;
+    info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    Ok(S3Response::new(GetObjectAclOutput {
+        grants: Some(grants()),
+        owner: Some(convert::owner()),
+        ..Default::default()
+    }))
+}
+
+pub(super) async fn put_object_acl(
+    front: &Front,
+    request: S3Request<PutObjectAclInput>,
+) -> S3Result<S3Response<PutObjectAclOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    let is_granting = input.grant_full_control.is_some()
+        || input.grant_read.is_some()
+        || input.grant_read_acp.is_some()
+        || input.grant_write.is_some()
+        || input.grant_write_acp.is_some();
+    let canned = input.acl.as_ref().map(|acl| acl.as_str());
+    if !is_private(canned, input.access_control_policy.as_ref(), is_granting) {
+        return Err(error::not_implemented("Granting access by ACL"));
+    }
+    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
+    let info = front.engine.head(&object).await;
+    info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    Ok(S3Response::new(PutObjectAclOutput::default()))
+}

@@ -1,0 +1,142 @@
+//! CopyObject.
+
+use super::{
+    Front,
+    attributes::{Given, Sums, system_time},
+    convert::{self, Written},
+    error, get,
+};
+use crate::engine::{Copied, CopyOptions, Error, Precondition};
+use s3s::{
+    S3Error, S3Request, S3Response, S3Result,
+    dto::{CopyObjectInput, CopyObjectOutput, CopyObjectResult, MetadataDirective, TaggingDirective},
+    s3_error,
+};
+
+pub(super) async fn copy_object(
+    front: &Front,
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
+    let input = request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
+    error::refuse_any(&[
+        (
+            input.acl.is_some_and(|acl| acl.as_str() != "private"),
+            "An ACL other than private",
+        ),
+        (
+            input.grant_full_control.is_some()
+                || input.grant_read.is_some()
+                || input.grant_read_acp.is_some()
+                || input.grant_write_acp.is_some(),
+            "Granting access by ACL",
+        ),
+        (
+            input.sse_customer_algorithm.is_some()
+                || input.copy_source_sse_customer_algorithm.is_some()
+                || input.ssekms_key_id.is_some()
+                || input.server_side_encryption.is_some(),
+            "Server-side encryption",
+        ),
+        (
+            input
+                .storage_class
+                .is_some_and(|class| class.as_str() != "STANDARD"),
+            "A storage class other than STANDARD",
+        ),
+    ])?;
+    let from = convert::copy_source(&input.copy_source)?;
+    let to = convert::object(&input.bucket, &input.key);
+    let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+        None | Some(MetadataDirective::COPY) => false,
+        Some(MetadataDirective::REPLACE) => true,
+        Some(other) => return Err(s3_error!(InvalidArgument, "{other:?} is no metadata directive")),
+    };
+    let retags = match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
+        None | Some(TaggingDirective::COPY) => false,
+        Some(TaggingDirective::REPLACE) => true,
+        Some(other) => return Err(s3_error!(InvalidArgument, "{other:?} is no tagging directive")),
+    };
+    let given = Given {
+        tagging: input.tagging,
+        mode: input.object_lock_mode,
+        until: input.object_lock_retain_until_date,
+        hold: input.object_lock_legal_hold_status,
+        expires: input.expires,
+        redirect: input.website_redirect_location,
+    }
+    .read()?;
+    if from == to && !replace && !retags && given.redirect.is_none() {
+        return Err(s3_error!(
+            InvalidRequest,
+            "This copy request is illegal because it is trying to copy an object to itself without changing anything."
+        ));
+    }
+    let headers = replace.then(|| {
+        Written {
+            content_type: input.content_type,
+            content_encoding: input.content_encoding,
+            content_disposition: input.content_disposition,
+            content_language: input.content_language,
+            cache_control: input.cache_control,
+            metadata: input.metadata,
+        }
+        .into_headers()
+    });
+    let options = CopyOptions {
+        headers,
+        tags: retags.then(|| given.tags.clone()),
+        attributes: given,
+        source: convert::precondition(input.copy_source_if_match, input.copy_source_if_none_match),
+        source_modified_since: input.copy_source_if_modified_since.map(system_time),
+        source_unmodified_since: input.copy_source_if_unmodified_since.map(system_time),
+        precondition: conditions_of(&request.headers)?,
+    };
+    let copied = front.engine.copy(&from, &to, options).await;
+    let Copied { info, source } = copied.map_err(source_error)?;
+    let sums = Sums::of(&info, true);
+    Ok(S3Response::new(CopyObjectOutput {
+        copy_object_result: Some(CopyObjectResult {
+            e_tag: Some(convert::etag(&info.etag)),
+            last_modified: Some(convert::timestamp(info.modified)),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+        }),
+        copy_source_version_id: source.map(|version| version.to_string()),
+        version_id: info.version.map(|version| version.to_string()),
+        ..Default::default()
+    }))
+}
+
+/// An answer to a copy whose source cannot be read: there is no 304, and a delete marker that is named is a bad request.
+pub(super) fn source_error(error: Error) -> S3Error {
+    match error {
+        Error::NotModified(object) => error::answer(Error::PreconditionFailed(object)),
+        Error::Marker(marker) if marker.object.version.is_some() => s3_error!(
+            InvalidRequest,
+            "The source of a copy request may not specifically refer to a delete marker by version id."
+        ),
+        error => get::read_error(error, &Precondition::default()),
+    }
+}
+
+/// `If-Match` and `If-None-Match` of the copy itself, which s3s does not read.
+fn conditions_of(headers: &http::HeaderMap) -> S3Result<Precondition> {
+    let read = |name: &http::HeaderName| {
+        let value = headers.get(name).map(|value| value.to_str().map(str::trim));
+        match value {
+            None => Ok(None),
+            Some(Ok(tag)) => Ok(Some(tag.trim_matches('"').to_owned())),
+            Some(Err(_)) => Err(s3_error!(InvalidArgument, "{name} is no entity tag")),
+        }
+    };
+    Ok(Precondition {
+        if_match: read(&http::header::IF_MATCH)?,
+        if_none_match: read(&http::header::IF_NONE_MATCH)?,
+    })
+}
