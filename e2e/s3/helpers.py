@@ -1,5 +1,6 @@
 """Small things that several test files use."""
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -24,6 +25,20 @@ def refused(code, status=None):
     assert error["Error"]["Code"] == code, error
     if status:
         assert error["ResponseMetadata"]["HTTPStatusCode"] == status, error
+
+
+def headers(answer):
+    """Headers of what boto3 answered or raised, by their names in lower case."""
+    return answer["ResponseMetadata"]["HTTPHeaders"]
+
+
+def status(answer):
+    return answer["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def code(body):
+    """The code of an error document."""
+    return body.split(b"<Code>")[1].split(b"</Code>")[0].decode()
 
 
 def pattern(length, seed=1):
@@ -57,6 +72,12 @@ def signed(node, method, path, headers=None, body=b"", access=ACCESS, secret=SEC
     request = AWSRequest(method=method, url=node.endpoint + path, data=body, headers=dict(headers or {}))
     Signer(Credentials(access, secret), payload or hashlib.sha256(body).hexdigest()).add_auth(request)
     return {**dict(request.headers.items()), "Host": "%s:%d" % node.address}
+
+
+def put_document(node, path, document):
+    """PUTs a document as it is, with the digest that most configurations ask for."""
+    given = {"Content-MD5": base64.b64encode(hashlib.md5(document).digest()).decode()}
+    return raw(node, "PUT", path, signed(node, "PUT", path, given, document), document)
 
 
 def presigned_path(node, method, path, expires=60, access=ACCESS, secret=SECRET):

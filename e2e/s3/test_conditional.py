@@ -80,11 +80,3 @@ def test_of_many_writers_one_wins(s3, bucket):
         won = [n for n in pool.map(write, range(24)) if n is not None]
     assert len(won) == 1
     assert s3.get_object(Bucket=bucket, Key="race")["Body"].read() == str(won[0]).encode()
-
-
-def test_conditional_deletion_and_copy_are_refused_instead_of_ignored(s3, bucket, etag):
-    with refused("NotImplemented", 501):
-        s3.delete_object(Bucket=bucket, Key="k", IfMatch=OTHER)
-    with refused("NotImplemented", 501):
-        s3.copy_object(Bucket=bucket, Key="c", CopySource={"Bucket": bucket, "Key": "k"}, CopySourceIfMatch=OTHER)
-    s3.head_object(Bucket=bucket, Key="k")
