@@ -156,11 +156,65 @@ def test_a_checksum_that_does_not_hold_completes_nothing(s3, bucket, name, kind)
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"one"
 
 
+@pytest.mark.parametrize("name, kind", COMPOSITE + FULL)
+def test_a_part_is_not_completed_with_another_checksum(s3, bucket, name, kind):
+    upload = Upload(s3, bucket, name, kind, [b"one"])
+    with pytest.raises(s3.exceptions.ClientError) as caught:
+        upload.complete([{**upload.parts[0], f"Checksum{name}": checksum(name, b"two")}])
+    assert caught.value.response["Error"]["Code"] in ("InvalidPart", "BadDigest")
+    upload.complete()
+
+
+@pytest.mark.parametrize("name, kind", COMPOSITE)
+def test_parts_of_a_composite_checksum_are_completed_with_theirs(s3, bucket, name, kind):
+    upload = Upload(s3, bucket, name, kind, [b"one"])
+    with refused("InvalidRequest", 400):
+        upload.complete([{"PartNumber": 1, "ETag": upload.parts[0]["ETag"]}])
+
+
 @pytest.mark.parametrize("name, kind", FULL)
 def test_parts_of_a_full_checksum_may_be_completed_without(s3, bucket, name, kind):
     upload = Upload(s3, bucket, name, kind, [b"one"])
     done = upload.complete([{"PartNumber": 1, "ETag": upload.parts[0]["ETag"]}])
     assert done[f"Checksum{name}"] == checksum(name, b"one")
+
+
+@pytest.mark.parametrize("name", ["CRC32C", "CRC64NVME", "SHA1", "SHA256"])
+def test_a_part_with_a_checksum_of_another_algorithm_is_refused(s3, bucket, name):
+    upload = Upload(s3, bucket, name, parts=[])
+    with refused("InvalidRequest", 400):
+        s3.upload_part(**upload.where, PartNumber=1, Body=b"one", ChecksumCRC32=checksum("CRC32", b"one"))
+    assert "Parts" not in s3.list_parts(**upload.where)
+
+
+def test_two_checksums_of_one_body_are_refused(s3, bucket):
+    both = {f"Checksum{name}": checksum(name, b"one") for name in ("SHA1", "SHA256")}
+    with refused("InvalidRequest", 400):
+        s3.put_object(Bucket=bucket, Key="k", Body=b"one", **both)
+    upload = Upload(s3, bucket, "SHA256", parts=[])
+    with refused("InvalidRequest", 400):
+        s3.upload_part(**upload.where, PartNumber=1, Body=b"one", **both)
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0 and "Parts" not in s3.list_parts(**upload.where)
+
+
+@pytest.mark.parametrize("name, kind", COMPOSITE + FULL)
+def test_parts_of_a_composite_checksum_come_with_theirs(node, bucket, name, kind):
+    old = node.client(config=Config(request_checksum_calculation="when_required"))
+    upload = Upload(old, bucket, name, kind, parts=[])
+    if kind == "COMPOSITE":
+        with refused("InvalidRequest", 400):
+            old.upload_part(**upload.where, PartNumber=1, Body=b"one")
+        assert "Parts" not in old.list_parts(**upload.where)
+    else:
+        etag = old.upload_part(**upload.where, PartNumber=1, Body=b"one")["ETag"]
+        done = upload.complete([{"PartNumber": 1, "ETag": etag}])
+        assert (done[f"Checksum{name}"], done["ChecksumType"]) == (checksum(name, b"one"), kind)
+
+
+def test_an_upload_is_completed_as_the_type_that_it_has(s3, bucket):
+    upload = Upload(s3, bucket, "CRC32", "FULL_OBJECT", [b"one"])
+    with refused("InvalidRequest", 400):
+        upload.complete(ChecksumType="COMPOSITE")
 
 
 def test_an_upload_without_an_algorithm_gets_a_checksum(node, bucket):
@@ -184,6 +238,16 @@ def test_a_size_that_does_not_hold_completes_nothing(s3, bucket, wrong):
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"one"
 
 
+@pytest.mark.parametrize("name, kind", COMPOSITE + FULL)
+def test_unfinished_uploads_and_their_parts_tell_their_checksums(s3, bucket, name, kind):
+    upload = Upload(s3, bucket, name, kind, [b"one", b"two"])
+    listed = s3.list_parts(**upload.where)
+    assert (listed["ChecksumAlgorithm"], listed["ChecksumType"]) == (name, kind)
+    assert [part[f"Checksum{name}"] for part in listed["Parts"]] == [checksum(name, b"one"), checksum(name, b"two")]
+    [entry] = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert (entry["ChecksumAlgorithm"], entry["ChecksumType"]) == (name, kind)
+
+
 @pytest.mark.parametrize("name", CHECKSUMS)
 def test_a_listing_tells_the_algorithm(s3, bucket, name):
     s3.put_object(Bucket=bucket, Key="k", Body=b"x", **{f"Checksum{name}": checksum(name, b"x")})
@@ -200,3 +264,20 @@ def test_a_copy_keeps_the_checksum(s3, bucket, name):
     kept(s3, bucket, name, CHECKSUMS[name], "FULL_OBJECT")
 
 
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_a_copy_can_have_another_checksum(s3, bucket, name):
+    source = "SHA1" if name == "SHA256" else "SHA256"
+    s3.put_object(Bucket=bucket, Key="from", Body=BODY, **{f"Checksum{source}": CHECKSUMS[source]})
+    copied = s3.copy_object(Bucket=bucket, Key="k", CopySource={"Bucket": bucket, "Key": "from"}, ChecksumAlgorithm=name)["CopyObjectResult"]
+    assert copied[f"Checksum{name}"] == CHECKSUMS[name]
+    kept(s3, bucket, name, CHECKSUMS[name], "FULL_OBJECT")
+    assert f"Checksum{source}" not in s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")
+
+
+def test_a_copied_part_has_its_checksum(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="from", Body=BODY)
+    upload = Upload(s3, bucket, "SHA256", parts=[])
+    copied = s3.upload_part_copy(**upload.where, PartNumber=1, CopySource={"Bucket": bucket, "Key": "from"}, CopySourceRange="bytes=5-99")
+    assert copied["CopyPartResult"]["ChecksumSHA256"] == checksum("SHA256", BODY[5:100])
+    part = {"PartNumber": 1, "ETag": copied["CopyPartResult"]["ETag"], "ChecksumSHA256": checksum("SHA256", BODY[5:100])}
+    assert upload.complete([part])["ChecksumSHA256"] == composite("SHA256", [BODY[5:100]])

@@ -366,6 +366,8 @@ pub struct UploadInfo {
     pub id: String,
     /// When it was begun.
     pub started: SystemTime,
+    /// The checksum that it was begun with, and whether it is one of the checksums of the parts.
+    pub checksum: Option<(Checksum, bool)>,
 }
 
 /// Where objects live.
@@ -479,6 +481,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Begins a multipart upload and names it.
     async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String>;
+    /// The checksum that an upload was begun with, and whether it is one of the checksums of the parts.
+    async fn upload_checksum(&self, _object: &ObjectRef, _upload: &str) -> Result<Option<(Checksum, bool)>> {
+        Ok(None)
+    }
     /// Uploads (or replaces) one part; nothing is kept of a cut body.
     async fn upload_part(
         &self,

@@ -34,10 +34,10 @@ pub use lend::ViewError;
 pub use open::OpenError;
 
 use crate::engine::{
-    Amendment, Body, Borrower, BucketChange, BucketInfo, ByteRange, CompleteOptions, Copied, CopyOptions,
-    DeleteOptions, Deleted, Engine, Error, Lending, ListPage, ListQuery, Object, ObjectInfo, ObjectRef,
-    Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result, UploadInfo, UploadOptions,
-    VersionPage, VersionQuery,
+    Amendment, Body, Borrower, BucketChange, BucketInfo, ByteRange, Checksum, CompleteOptions, Copied,
+    CopyOptions, DeleteOptions, Deleted, Engine, Error, Lending, ListPage, ListQuery, Object, ObjectInfo,
+    ObjectRef, Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result, UploadInfo,
+    UploadOptions, VersionPage, VersionQuery,
 };
 use commit::Committer;
 use data::Data;
@@ -262,6 +262,10 @@ impl Engine for Local {
 
     async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String> {
         multipart::create(&self.inner, object, options).await
+    }
+
+    async fn upload_checksum(&self, object: &ObjectRef, upload: &str) -> Result<Option<(Checksum, bool)>> {
+        multipart::checksum(&self.inner, object, upload).await
     }
 
     async fn upload_part(

@@ -402,6 +402,7 @@ impl Engine for Remote {
                 key: upload.key,
                 id: upload.id,
                 started: upload.started,
+                checksum: None,
             })
             .collect())
     }

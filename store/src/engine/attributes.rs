@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A checksum that S3 knows beside CRC-64/NVME, which every object has (S3 API, "Checking object integrity").
+/// A checksum that S3 knows (S3 API, "Checking object integrity"). Every object has CRC-64/NVME besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Checksum {
     /// CRC-32 (ISO-HDLC).
@@ -17,11 +17,19 @@ pub enum Checksum {
     Sha1,
     /// SHA-256.
     Sha256,
+    /// CRC-64/NVME.
+    Crc64nvme,
 }
 
 impl Checksum {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Crc32, Self::Crc32c, Self::Sha1, Self::Sha256];
+    pub const ALL: [Self; 5] = [
+        Self::Crc32,
+        Self::Crc32c,
+        Self::Sha1,
+        Self::Sha256,
+        Self::Crc64nvme,
+    ];
 
     /// As the S3 API calls it.
     pub const fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Checksum {
             Self::Crc32c => "CRC32C",
             Self::Sha1 => "SHA1",
             Self::Sha256 => "SHA256",
+            Self::Crc64nvme => "CRC64NVME",
         }
     }
 
@@ -40,6 +49,7 @@ impl Checksum {
             Self::Crc32c => "x-amz-checksum-crc32c",
             Self::Sha1 => "x-amz-checksum-sha1",
             Self::Sha256 => "x-amz-checksum-sha256",
+            Self::Crc64nvme => "x-amz-checksum-crc64nvme",
         }
     }
 
@@ -52,7 +62,7 @@ impl Checksum {
 /// The checksums of an object or a part, in base64 of their big-endian bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checksums {
-    /// By kind.
+    /// By kind; CRC-64/NVME is not among them.
     pub of: BTreeMap<Checksum, String>,
     /// They are checksums of the checksums of the parts, and not of the bytes.
     pub is_composite: bool,

@@ -1,6 +1,6 @@
 //! How things are written.
 
-use super::{Attributes, Checksum, Headers, ObjectInfo, Pending, Version};
+use super::{Attributes, Checksum, Checksums, Headers, ObjectInfo, Pending, Version};
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// What must hold of the object that is there now, for the operation to happen (RFC 9110, 13.1; S3 conditional writes).
@@ -61,7 +61,7 @@ pub struct UploadOptions {
     pub headers: Headers,
     /// What few objects have, save their checksums and parts.
     pub attributes: Attributes,
-    /// The checksum beside CRC-64/NVME that the object shall have, and whether it is one of the checksums of the parts.
+    /// The checksum that the object shall have, and whether it is one of the checksums of the parts.
     pub checksum: Option<(Checksum, bool)>,
 }
 
@@ -83,6 +83,8 @@ pub struct CopyOptions {
     pub tags: Option<BTreeMap<String, String>>,
     /// Retention and legal hold, which are never copied, and `Expires` and redirection, which are with the headers.
     pub attributes: Attributes,
+    /// Checksums in place of the source's, of the same bytes.
+    pub checksums: Option<Checksums>,
     /// What must hold of the source, at the moment of the copy.
     pub source: Precondition,
     /// As `If-Modified-Since`.
@@ -120,6 +122,8 @@ pub struct CompleteOptions {
     pub size: Option<u64>,
     /// The checksums that it must have.
     pub checksums: BTreeMap<Checksum, String>,
+    /// Whether its checksum is to be one of those of its parts, as the upload must have been begun.
+    pub is_composite: Option<bool>,
     /// The CRC-64/NVME that it must have.
     pub crc64nvme: Option<u64>,
 }

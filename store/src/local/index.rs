@@ -207,6 +207,7 @@ impl Index {
                 key: String::from_utf8_lossy(&rest[..end]).into_owned(),
                 id: String::from_utf8_lossy(&rest[end + 1..]).into_owned(),
                 started: row.started.to_time(),
+                checksum: row.checksum(),
             });
         }
         // Rows are ordered by key, NUL, id; a key that holds control characters could differ in order from that.

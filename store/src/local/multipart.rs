@@ -42,6 +42,22 @@ pub(super) async fn create(inner: &Inner, object: &ObjectRef, options: UploadOpt
     change.await
 }
 
+pub(super) async fn checksum(
+    inner: &Arc<Inner>,
+    object: &ObjectRef,
+    upload: &str,
+) -> Result<Option<(Checksum, bool)>> {
+    let (inner, object, upload) = (Arc::clone(inner), object.clone(), upload.to_owned());
+    blocking(move || {
+        let found = inner.index.upload(&object, &upload);
+        match found.map_err(internal("read the index"))? {
+            Some(begun) => Ok(begun.checksum()),
+            None => Err(Error::NoSuchUpload(upload)),
+        }
+    })
+    .await
+}
+
 pub(super) async fn upload_part(
     inner: &Arc<Inner>,
     object: &ObjectRef,
@@ -55,7 +71,7 @@ pub(super) async fn upload_part(
             "part number {number} is not between 1 and {MAX_NUMBER}"
         )));
     }
-    find(inner, object, upload).await?;
+    checksum(inner, object, upload).await?;
     let checksums = options.checksums.clone();
     let mut stored = write::store(&inner.data, object, options, body).await?;
     let checksums = checksums.take().of.into_iter();
@@ -94,7 +110,8 @@ pub(super) async fn complete(
         let Some(begun) = change.upload(&object, &upload)? else {
             return Ok(Err(Error::NoSuchUpload(upload)));
         };
-        let joined = choose(&wanted, change.parts(&upload)?).and_then(|chosen| join(chosen, begun, &options));
+        let joined = choose(&wanted, begun.checksum(), change.parts(&upload)?)
+            .and_then(|chosen| join(chosen, begun, &options));
         let mut row = match joined {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
@@ -116,7 +133,11 @@ pub(super) async fn complete(
 }
 
 /// The parts that the finisher names, after every check of the S3 API on them.
-fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV2)>) -> Result<Vec<PartV2>> {
+fn choose(
+    wanted: &[PartRef],
+    checksum: Option<(Checksum, bool)>,
+    mut uploaded: Vec<(u16, PartV2)>,
+) -> Result<Vec<PartV2>> {
     if wanted.is_empty() {
         return Err(Error::InvalidArgument(
             "an upload needs at least one part".to_owned(),
@@ -133,11 +154,21 @@ fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV2)>) -> Result<Vec<Pa
             return Err(Error::InvalidPart(part.number));
         }
         // What was not asked for when the part was uploaded is not known of it.
-        let known = row.checksums().of;
+        let mut known = row.checksums().of;
+        known.insert(Checksum::Crc64nvme, joined::base64_of(row.crc64));
         let differs =
             |(kind, value): (&Checksum, &String)| known.get(kind).is_some_and(|known| known != value);
         if part.checksums.iter().any(differs) {
             return Err(Error::InvalidPart(part.number));
+        }
+        if let Some((kind, true)) = checksum
+            && !part.checksums.contains_key(&kind)
+        {
+            return Err(Error::InvalidRequest(format!(
+                "the upload was begun with a {} checksum, and each part must be named with its own; it is missing for part {}",
+                kind.name(),
+                part.number
+            )));
         }
         if row.size < MIN_PART && position + 1 < wanted.len() {
             return Err(Error::PartTooSmall(part.number));
@@ -149,6 +180,15 @@ fn choose(wanted: &[PartRef], mut uploaded: Vec<(u16, PartV2)>) -> Result<Vec<Pa
 
 fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Result<ObjectV2> {
     let mut md5 = Md5::new();
+    let checksum = begun.checksum();
+    if options
+        .is_composite
+        .is_some_and(|given| given != checksum.is_some_and(|(_, is_composite)| is_composite))
+    {
+        return Err(Error::InvalidRequest(
+            "the upload was begun with a checksum of another type".to_owned(),
+        ));
+    }
     let mut row = ObjectV2 {
         size: 0,
         etag: String::new(),
@@ -159,9 +199,6 @@ fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Resul
         version: VersionId::new(true),
         more: begun.more,
     };
-    let checksum = begun
-        .checksum
-        .and_then(|(name, is_composite)| Some((Checksum::parse(&name)?, is_composite)));
     let mut attributes = row.to_info().attributes;
     if let Some((kind, is_composite)) = checksum {
         attributes.checksums = joined::of_parts(kind, is_composite, &parts);
@@ -215,7 +252,7 @@ pub(super) async fn abort(inner: &Inner, object: &ObjectRef, upload: &str) -> Re
 }
 
 pub(super) async fn parts(inner: &Arc<Inner>, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>> {
-    find(inner, object, upload).await?;
+    checksum(inner, object, upload).await?;
     let (inner, upload) = (Arc::clone(inner), upload.to_owned());
     blocking(move || {
         let parts = inner.index.parts(&upload).map_err(internal("read the index"))?;
@@ -232,18 +269,6 @@ pub(super) async fn uploads(inner: &Arc<Inner>, bucket: &str) -> Result<Vec<Uplo
             return Err(Error::NoSuchBucket(bucket));
         }
         inner.index.uploads(&bucket).map_err(internal("read the index"))
-    })
-    .await
-}
-
-async fn find(inner: &Arc<Inner>, object: &ObjectRef, upload: &str) -> Result<()> {
-    let (inner, object, upload) = (Arc::clone(inner), object.clone(), upload.to_owned());
-    blocking(move || {
-        let found = inner.index.upload(&object, &upload);
-        match found.map_err(internal("read the index"))? {
-            Some(_) => Ok(()),
-            None => Err(Error::NoSuchUpload(upload)),
-        }
     })
     .await
 }

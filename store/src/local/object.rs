@@ -261,6 +261,9 @@ pub(super) async fn copy(
         if let Some(tags) = options.tags {
             attributes.tags = tags;
         }
+        if let Some(checksums) = options.checksums {
+            attributes.checksums = checksums;
+        }
         attributes.retention = options.attributes.retention;
         attributes.legal_hold = options.attributes.legal_hold;
         row.set(&attributes);

@@ -230,6 +230,14 @@ pub(super) struct UploadV2 {
     pub checksum: Option<(String, bool)>,
 }
 
+impl UploadV2 {
+    /// The checksum that it was begun with, and whether it is one of the checksums of the parts.
+    pub fn checksum(&self) -> Option<(Checksum, bool)> {
+        let (name, is_composite) = self.checksum.as_ref()?;
+        Some((Checksum::parse(name)?, *is_composite))
+    }
+}
+
 impl From<UploadRow> for UploadV2 {
     fn from(row: UploadRow) -> Self {
         match row {

@@ -3,7 +3,7 @@
 
 use super::{Front, attributes::checksums, convert};
 use crate::{
-    engine::{Body, Checksums, Error, PartOptions, Pending, TagOf},
+    engine::{Body, Checksum, Checksums, Error, PartOptions, Pending, TagOf},
     local_path::handed,
     metrics::Metrics,
     rdma::{Carried, Receipt, Refusal},
@@ -21,7 +21,7 @@ use s3s::{
     dto::StreamingBlob,
     s3_error,
 };
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 use sync_wrapper::SyncStream;
 
 /// A client that sends nothing for this long holds nothing any more.
@@ -78,6 +78,36 @@ pub(super) struct Sent {
     pub crc64nvme: Option<String>,
     pub sha1: Option<String>,
     pub sha256: Option<String>,
+    /// One to compute though none came.
+    pub computing: Option<Checksum>,
+}
+
+impl Sent {
+    /// The checksums that came, or were announced, by their headers.
+    pub fn named<'s>(&'s self, announced: &'s [HeaderName]) -> BTreeSet<&'s str> {
+        let sent = [
+            (Checksum::Crc32, &self.crc32),
+            (Checksum::Crc32c, &self.crc32c),
+            (Checksum::Crc64nvme, &self.crc64nvme),
+            (Checksum::Sha1, &self.sha1),
+            (Checksum::Sha256, &self.sha256),
+        ];
+        let sent = sent.into_iter().filter(|(_, value)| value.is_some());
+        let sent = sent.map(|(kind, _)| kind.header());
+        sent.chain(announced.iter().map(HeaderName::as_str)).collect()
+    }
+}
+
+/// The checksums that a request announces for its trailer.
+pub(super) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all("x-amz-trailer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+        .filter(|name| name.as_str().starts_with("x-amz-checksum-"))
+        .collect()
 }
 
 /// The bytes of a write, on their way.
@@ -199,6 +229,13 @@ pub(super) fn incoming(
     let tag_of = tag_of(headers)?;
     // Engines compute it anyway.
     let crc64nvme = sent.crc64nvme.as_deref().and_then(convert::parse_crc64);
+    let given = announced(headers);
+    if sent.named(&given).len() > 1 {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+        ));
+    }
     if crc64nvme.is_some() {
         sent.crc64nvme = None;
     }
@@ -210,22 +247,9 @@ pub(super) fn incoming(
             "The Content-MD5 is not the base64 of an MD5."
         ));
     }
-    let announced: Vec<HeaderName> = headers
-        .get_all("x-amz-trailer")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
-        .filter(|name| name.as_str().starts_with("x-amz-checksum-"))
-        .collect();
-    let wants = |value: &Option<String>, name: &str| value.is_some() || announced.iter().any(|a| a == name);
-    let hasher = ChecksumHasher {
-        crc32: wants(&sent.crc32, "x-amz-checksum-crc32").then(Crc32::new),
-        crc32c: wants(&sent.crc32c, "x-amz-checksum-crc32c").then(Crc32c::new),
-        sha1: wants(&sent.sha1, "x-amz-checksum-sha1").then(Sha1::new),
-        sha256: wants(&sent.sha256, "x-amz-checksum-sha256").then(Sha256::new),
-        crc64nvme: wants(&sent.crc64nvme, "x-amz-checksum-crc64nvme").then(Crc64Nvme::new),
-    };
+    let announced = given;
+    let named = sent.named(&announced);
+    let hasher = hasher(|kind| named.contains(kind.header()) || sent.computing == Some(kind));
     let known = [
         "x-amz-checksum-crc32",
         "x-amz-checksum-crc32c",
@@ -258,6 +282,54 @@ pub(super) fn incoming(
         },
         receipt,
     })
+}
+
+/// Computes what is wanted.
+fn hasher(wants: impl Fn(Checksum) -> bool) -> ChecksumHasher {
+    ChecksumHasher {
+        crc32: wants(Checksum::Crc32).then(Crc32::new),
+        crc32c: wants(Checksum::Crc32c).then(Crc32c::new),
+        sha1: wants(Checksum::Sha1).then(Sha1::new),
+        sha256: wants(Checksum::Sha256).then(Sha256::new),
+        crc64nvme: wants(Checksum::Crc64nvme).then(Crc64Nvme::new),
+    }
+}
+
+/// A body whose checksum is filled in at its end.
+pub(super) fn summed(body: Body, kind: Checksum, pending: Pending) -> Body {
+    let state = Some((body, hasher(|wanted| wanted == kind)));
+    let summed = stream::unfold(state, move |state| {
+        let pending = pending.clone();
+        async move {
+            let (mut body, mut hasher) = state?;
+            match body.next().await {
+                Some(Ok(piece)) => {
+                    hasher.update(&piece);
+                    Some((Ok(piece), Some((body, hasher))))
+                }
+                Some(Err(error)) => Some((Err(error), None)),
+                None => {
+                    pending.fill(kept(hasher));
+                    None
+                }
+            }
+        }
+    });
+    summed.boxed()
+}
+
+/// What is kept beside the CRC64NVME.
+fn kept(hasher: ChecksumHasher) -> Checksums {
+    let sum = hasher.finalize();
+    Checksums {
+        of: checksums(
+            sum.checksum_crc32,
+            sum.checksum_crc32c,
+            sum.checksum_sha1,
+            sum.checksum_sha256,
+        ),
+        is_composite: false,
+    }
 }
 
 async fn next(mut check: Check) -> Option<(io::Result<bytes::Bytes>, Check)> {

@@ -3,10 +3,14 @@
 use super::{
     Front,
     attributes::{Given, Sums, system_time},
+    body,
     convert::{self, Written},
     error, get,
 };
-use crate::engine::{Copied, CopyOptions, Error, Precondition};
+use crate::engine::{
+    Checksum, Checksums, Copied, CopyOptions, Error, ObjectRef, Pending, Precondition, body_error,
+};
+use futures::StreamExt;
 use s3s::{
     S3Error, S3Request, S3Response, S3Result,
     dto::{CopyObjectInput, CopyObjectOutput, CopyObjectResult, MetadataDirective, TaggingDirective},
@@ -46,7 +50,7 @@ pub(super) async fn copy_object(
             "A storage class other than STANDARD",
         ),
     ])?;
-    let from = convert::copy_source(&input.copy_source)?;
+    let mut from = convert::copy_source(&input.copy_source)?;
     let to = convert::object(&input.bucket, &input.key);
     let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
         None | Some(MetadataDirective::COPY) => false,
@@ -84,15 +88,19 @@ pub(super) async fn copy_object(
         }
         .into_headers()
     });
-    let options = CopyOptions {
+    let mut options = CopyOptions {
         headers,
         tags: retags.then(|| given.tags.clone()),
         attributes: given,
+        checksums: None,
         source: convert::precondition(input.copy_source_if_match, input.copy_source_if_none_match),
         source_modified_since: input.copy_source_if_modified_since.map(system_time),
         source_unmodified_since: input.copy_source_if_unmodified_since.map(system_time),
         precondition: conditions_of(&request.headers)?,
     };
+    if let Some(algorithm) = &input.checksum_algorithm {
+        recompute(front, &mut from, &mut options, algorithm.as_str()).await?;
+    }
     let copied = front.engine.copy(&from, &to, options).await;
     let Copied { info, source } = copied.map_err(source_error)?;
     let sums = Sums::of(&info, true);
@@ -111,6 +119,41 @@ pub(super) async fn copy_object(
         version_id: info.version.map(|version| version.to_string()),
         ..Default::default()
     }))
+}
+
+/// Makes the copy have this checksum alone, which takes reading the source where it has another one.
+async fn recompute(
+    front: &Front,
+    from: &mut ObjectRef,
+    options: &mut CopyOptions,
+    name: &str,
+) -> S3Result<()> {
+    let Some(kind) = Checksum::parse(name) else {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Checksum algorithm provided is unsupported."
+        ));
+    };
+    let info = front.engine.head(from).await.map_err(source_error)?;
+    let known = &info.attributes.checksums;
+    if kind != Checksum::Crc64nvme && known.of.contains_key(&kind) && !known.is_composite {
+        return Ok(());
+    }
+    // What is summed is what is copied.
+    options.source.if_match.get_or_insert_with(|| info.etag.clone());
+    from.version = info.version;
+    if kind == Checksum::Crc64nvme {
+        options.checksums = Some(Checksums::default());
+        return Ok(());
+    }
+    let source = front.engine.get(from, None, &options.source).await;
+    let pending = Pending::default();
+    let mut body = body::summed(source.map_err(source_error)?.body, kind, pending.clone());
+    while let Some(piece) = body.next().await {
+        piece.map_err(|error| error::answer(body_error(error)))?;
+    }
+    options.checksums = Some(pending.take());
+    Ok(())
 }
 
 /// An answer to a copy whose source cannot be read: there is no 304, and a delete marker that is named is a bad request.

@@ -9,7 +9,8 @@ use super::{
     copy, error, put,
 };
 use crate::engine::{
-    ByteRange, CRC64NVME, Checksum, CompleteOptions, Error, PartOptions, PartRef, Precondition, UploadOptions,
+    ByteRange, CRC64NVME, Checksum, CompleteOptions, Error, PartOptions, PartRef, Pending, Precondition,
+    UploadOptions,
 };
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -116,6 +117,8 @@ pub(super) async fn upload_part(
     )])?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
+    let declared = front.engine.upload_checksum(&object, &input.upload_id).await;
+    let declared = declared.map_err(error::answer)?;
     let sent = Sent {
         content_md5: input.content_md5,
         crc32: input.checksum_crc32,
@@ -123,7 +126,9 @@ pub(super) async fn upload_part(
         crc64nvme: input.checksum_crc64nvme,
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
+        computing: declared.map(|(kind, _)| kind),
     };
+    check_declared(declared, &sent, &request.headers)?;
     let beside = Beside {
         headers: &request.headers,
         extensions: &request.extensions,
@@ -198,22 +203,34 @@ pub(super) async fn upload_part_copy(
             source.info.size
         ));
     }
+    let declared = front.engine.upload_checksum(&to, &input.upload_id).await;
+    let checksums = Pending::default();
     let options = PartOptions {
         size: Some(source.range.end - source.range.start),
+        checksums: checksums.clone(),
         ..PartOptions::default()
+    };
+    let body = match declared.map_err(error::answer)? {
+        Some((kind, _)) => body::summed(source.body, kind, checksums),
+        None => source.body,
     };
     let part = front
         .engine
-        .upload_part(&to, &input.upload_id, number, options, source.body)
+        .upload_part(&to, &input.upload_id, number, options, body)
         .await
         .map_err(error::answer)?;
+    let sums = Sums::from(part.checksums.clone(), part.crc64nvme);
     let copied_version = source_version.map(|version| version.to_string());
     Ok(S3Response::new(UploadPartCopyOutput {
         copy_source_version_id: copied_version,
         copy_part_result: Some(CopyPartResult {
             e_tag: Some(convert::etag(&part.etag)),
             last_modified: Some(convert::timestamp(part.modified)),
-            ..Default::default()
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
         }),
         ..Default::default()
     }))
@@ -244,12 +261,16 @@ pub(super) async fn complete_multipart_upload(
         parts.push(PartRef {
             number: part_number(number)?,
             etag: etag.into_value(),
-            checksums: checksums(
-                part.checksum_crc32,
-                part.checksum_crc32c,
-                part.checksum_sha1,
-                part.checksum_sha256,
-            ),
+            checksums: {
+                let mut named = checksums(
+                    part.checksum_crc32,
+                    part.checksum_crc32c,
+                    part.checksum_sha1,
+                    part.checksum_sha256,
+                );
+                named.extend(part.checksum_crc64nvme.map(|value| (Checksum::Crc64nvme, value)));
+                named
+            },
         });
     }
     let object = convert::object(&input.bucket, &input.key);
@@ -262,6 +283,9 @@ pub(super) async fn complete_multipart_upload(
             input.checksum_sha1,
             input.checksum_sha256,
         ),
+        is_composite: input
+            .checksum_type
+            .map(|kind| kind.as_str() == ChecksumType::COMPOSITE),
         // What is no such checksum matches none.
         crc64nvme: input
             .checksum_crc64nvme
@@ -323,6 +347,8 @@ pub(super) async fn list_parts(
         .parts(&object, &input.upload_id)
         .await
         .map_err(error::answer)?;
+    let declared = front.engine.upload_checksum(&object, &input.upload_id).await;
+    let (checksum_algorithm, checksum_type) = told(declared.map_err(error::answer)?);
     parts.retain(|part| i32::from(part.number) > after);
     let truncated = parts.len() > limit;
     parts.truncate(limit);
@@ -345,6 +371,8 @@ pub(super) async fn list_parts(
         })
         .collect();
     Ok(S3Response::new(ListPartsOutput {
+        checksum_algorithm,
+        checksum_type,
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(input.upload_id),
@@ -398,13 +426,18 @@ pub(super) async fn list_multipart_uploads(
     let last = uploads.last().filter(|_| truncated).cloned();
     let uploads = uploads
         .into_iter()
-        .map(|upload| MultipartUpload {
-            key: Some(convert::encode(&upload.key, encoding)),
-            upload_id: Some(upload.id),
-            initiated: Some(convert::timestamp(upload.started)),
-            owner: Some(convert::owner()),
-            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
-            ..Default::default()
+        .map(|upload| {
+            let (checksum_algorithm, checksum_type) = told(upload.checksum);
+            MultipartUpload {
+                checksum_algorithm,
+                checksum_type,
+                key: Some(convert::encode(&upload.key, encoding)),
+                upload_id: Some(upload.id),
+                initiated: Some(convert::timestamp(upload.started)),
+                owner: Some(convert::owner()),
+                storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+                ..Default::default()
+            }
         })
         .collect();
     Ok(S3Response::new(ListMultipartUploadsOutput {
@@ -425,6 +458,45 @@ pub(super) async fn list_multipart_uploads(
     }))
 }
 
+/// The checksum of an upload, as listings tell it.
+fn told(checksum: Option<(Checksum, bool)>) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
+    let Some((kind, is_composite)) = checksum else {
+        return (None, None);
+    };
+    let kind = ChecksumAlgorithm::from_static(kind.name());
+    let of = match is_composite {
+        true => ChecksumType::COMPOSITE,
+        false => ChecksumType::FULL_OBJECT,
+    };
+    (Some(kind), Some(ChecksumType::from_static(of)))
+}
+
+/// Whether a part comes with the checksum that its upload was begun with.
+fn check_declared(
+    declared: Option<(Checksum, bool)>,
+    sent: &Sent,
+    headers: &http::HeaderMap,
+) -> S3Result<()> {
+    let Some((kind, is_composite)) = declared else {
+        return Ok(());
+    };
+    let announced = body::announced(headers);
+    let named = sent.named(&announced);
+    match named.iter().find(|name| **name != kind.header()) {
+        Some(other) => Err(s3_error!(
+            InvalidRequest,
+            "Checksum Type mismatch occurred, expected {}, and {other} came",
+            kind.header()
+        )),
+        None if is_composite && named.is_empty() => Err(s3_error!(
+            InvalidRequest,
+            "The upload was created using a {} checksum, and each part must come with its own.",
+            kind.name()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The checksum that an object shall have, and whether it is one of those of its parts: SHA-1 and SHA-256 can be nothing else, the
 /// others are so unless said otherwise, and CRC-64/NVME is there anyway (S3 API, CreateMultipartUpload).
 fn wanted_checksum(
@@ -442,11 +514,15 @@ fn wanted_checksum(
     };
     let is_composite = kind.map(|kind| kind.as_str() == ChecksumType::COMPOSITE);
     match (algorithm.as_str(), Checksum::parse(algorithm.as_str())) {
-        (ChecksumAlgorithm::CRC64NVME, _) if is_composite != Some(true) => Ok(None),
+        (_, Some(checksum @ Checksum::Crc64nvme)) if is_composite != Some(true) => {
+            Ok(Some((checksum, false)))
+        }
         (_, Some(checksum @ (Checksum::Crc32 | Checksum::Crc32c))) => {
             Ok(Some((checksum, is_composite.unwrap_or(true))))
         }
-        (_, Some(checksum)) if is_composite != Some(false) => Ok(Some((checksum, true))),
+        (_, Some(checksum @ (Checksum::Sha1 | Checksum::Sha256))) if is_composite != Some(false) => {
+            Ok(Some((checksum, true)))
+        }
         (name, _) => Err(s3_error!(
             InvalidRequest,
             "The {} checksum type cannot be used with the {name} checksum algorithm.",

@@ -61,6 +61,7 @@ pub(super) async fn put_object(
         crc64nvme: input.checksum_crc64nvme,
         sha1: input.checksum_sha1,
         sha256: input.checksum_sha256,
+        computing: None,
     };
     let beside = Beside {
         headers: &request.headers,
