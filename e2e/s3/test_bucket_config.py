@@ -10,6 +10,7 @@ def missing():
     return f"test-{uuid.uuid4().hex}"
 
 
+LIFECYCLE = {"Rules": [{"ID": "a", "Status": "Enabled", "Filter": {"Prefix": "x/"}, "Expiration": {"Days": 1}}]}
 CORS = {"CORSRules": [{"AllowedMethods": ["GET"], "AllowedOrigins": ["*"]}]}
 TAGS = {"TagSet": [{"Key": "a", "Value": "b"}]}
 OWNERSHIP = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
@@ -18,12 +19,16 @@ BLOCKED = {"BlockPublicAcls": True, "IgnorePublicAcls": False, "BlockPublicPolic
 # What is put, read and deleted: the argument that puts it, and what reading it answers where there is none.
 CONFIGURATIONS = {
     "bucket_cors": ({"CORSConfiguration": CORS}, "NoSuchCORSConfiguration"),
+    "bucket_lifecycle_configuration": ({"LifecycleConfiguration": LIFECYCLE}, "NoSuchLifecycleConfiguration"),
     "bucket_tagging": ({"Tagging": TAGS}, "NoSuchTagSet"),
     "public_access_block": ({"PublicAccessBlockConfiguration": BLOCKED}, "NoSuchPublicAccessBlockConfiguration"),
     "bucket_ownership_controls": ({"OwnershipControls": OWNERSHIP}, "OwnershipControlsNotFoundError"),
 }
 # A bucket has these from the beginning.
 BORN_WITH = ("public_access_block", "bucket_ownership_controls")
+
+
+DELETE = {"bucket_lifecycle_configuration": "delete_bucket_lifecycle"}
 
 
 def content(answer):
@@ -35,7 +40,7 @@ def get(s3, bucket, name):
 
 
 def delete(s3, bucket, name):
-    return getattr(s3, f"delete_{name}")(Bucket=bucket)
+    return getattr(s3, DELETE.get(name, f"delete_{name}"))(Bucket=bucket)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -67,7 +72,7 @@ def test_a_configuration_of_no_bucket_is_refused(s3, name):
             call()
 
 
-@pytest.mark.parametrize("query", ["cors", "tagging", "publicAccessBlock", "ownershipControls", "versioning"])
+@pytest.mark.parametrize("query", ["cors", "lifecycle", "tagging", "publicAccessBlock", "ownershipControls", "versioning"])
 @pytest.mark.parametrize("document", [b"", b"not xml", b"<unfinished>", b"<Other/>"])
 def test_what_is_no_configuration_is_refused(node, bucket, query, document):
     answer = put_document(node, f"/{bucket}?{query}", document)

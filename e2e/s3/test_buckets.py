@@ -70,9 +70,7 @@ def test_public_acls_are_refused_instead_of_ignored(s3):
 @pytest.mark.parametrize("call", [
     lambda s3, bucket: s3.put_bucket_policy(Bucket=bucket, Policy="{}"),
     lambda s3, bucket: s3.put_bucket_acl(Bucket=bucket, ACL="public-read"),
-    lambda s3, bucket: s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
-        {"ID": "a", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}),
-], ids=["policy", "acl", "lifecycle"])
+], ids=["policy", "acl"])
 def test_what_is_not_built_says_so(s3, bucket, call):
     with refused("NotImplemented", 501):
         call(s3, bucket)

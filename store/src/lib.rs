@@ -14,6 +14,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod gateway;
 pub mod keys;
+pub mod lifecycle;
 pub mod local;
 pub mod local_path;
 pub mod metrics;

@@ -9,6 +9,7 @@ use penstock_rdma::{
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     keys,
+    lifecycle::Lifecycle,
     local::{Local, OpenError, ViewError},
     local_path::{self, Ledger, LocalServer, SocketOptions},
     metrics::Metrics,
@@ -141,6 +142,16 @@ struct Serve {
     #[arg(long, env = "PENSTOCK_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_connections: u32,
+
+    /// Seconds between two looks at what the lifecycle rules of buckets let go.
+    #[arg(long, env = "PENSTOCK_LIFECYCLE_EVERY", value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    lifecycle_every: u32,
+
+    /// Seconds that a day of a lifecycle rule has, for tests of them.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 86_400,
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    lifecycle_day: u32,
 
     #[command(flatten)]
     rdma: RdmaArgs,
@@ -340,6 +351,12 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     admin
         .documents
         .push(("/rdma", Box::new(move || asked.standing().document())));
+    let lifecycle = Lifecycle::new(
+        Arc::new(engine.clone()),
+        Duration::from_secs(serve.lifecycle_day.into()),
+    );
+    let every = Duration::from_secs(serve.lifecycle_every.into());
+    tokio::spawn(lifecycle.run(every, draining.clone()));
     let id = local_path::identity(&serve.data)?;
     let door = Service::with_rdma(
         Arc::new(engine.clone()),

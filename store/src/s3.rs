@@ -21,6 +21,7 @@ mod error;
 mod facts;
 mod get;
 mod lend;
+mod lifecycle;
 mod list;
 mod lock;
 mod multipart;
@@ -104,7 +105,9 @@ operations! {
     put_bucket_logging: config, PutBucketLoggingInput => PutBucketLoggingOutput;
     put_bucket_notification_configuration: config, PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
     get_bucket_policy: config, GetBucketPolicyInput => GetBucketPolicyOutput;
-    get_bucket_lifecycle_configuration: config, GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
+    get_bucket_lifecycle_configuration: lifecycle, GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
+    put_bucket_lifecycle_configuration: lifecycle, PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
+    delete_bucket_lifecycle: lifecycle, DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     get_bucket_encryption: config, GetBucketEncryptionInput => GetBucketEncryptionOutput;
     get_bucket_website: config, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: config, GetBucketReplicationInput => GetBucketReplicationOutput;

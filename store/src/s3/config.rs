@@ -1,21 +1,22 @@
 //! What a bucket is configured with: documents that are kept as they came, and reading what cannot be configured.
 
 use super::{Front, attributes::malformed, convert, error};
+use crate::lifecycle::DOCUMENT;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
-        CORSConfiguration, DeleteBucketOwnershipControlsInput, DeleteBucketOwnershipControlsOutput,
-        DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput, GetBucketAccelerateConfigurationInput,
-        GetBucketAccelerateConfigurationOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput,
-        GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput, GetBucketLoggingInput,
-        GetBucketLoggingOutput, GetBucketNotificationConfigurationInput,
-        GetBucketNotificationConfigurationOutput, GetBucketOwnershipControlsInput,
-        GetBucketOwnershipControlsOutput, GetBucketPolicyInput, GetBucketPolicyOutput,
-        GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput, GetBucketReplicationInput,
-        GetBucketReplicationOutput, GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput,
-        GetBucketWebsiteInput, GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
-        NotificationConfiguration, ObjectOwnership, OwnershipControls, Payer, PublicAccessBlockConfiguration,
-        PutBucketLoggingInput, PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
+        BucketLifecycleConfiguration, CORSConfiguration, DeleteBucketOwnershipControlsInput,
+        DeleteBucketOwnershipControlsOutput, DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput,
+        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput,
+        GetBucketEncryptionInput, GetBucketEncryptionOutput, GetBucketLoggingInput, GetBucketLoggingOutput,
+        GetBucketNotificationConfigurationInput, GetBucketNotificationConfigurationOutput,
+        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketPolicyInput,
+        GetBucketPolicyOutput, GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput,
+        GetBucketReplicationInput, GetBucketReplicationOutput, GetBucketRequestPaymentInput,
+        GetBucketRequestPaymentOutput, GetBucketWebsiteInput, GetBucketWebsiteOutput,
+        GetPublicAccessBlockInput, GetPublicAccessBlockOutput, NotificationConfiguration, ObjectOwnership,
+        OwnershipControls, Payer, PublicAccessBlockConfiguration, PutBucketLoggingInput,
+        PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
         PutBucketNotificationConfigurationOutput, PutBucketOwnershipControlsInput,
         PutBucketOwnershipControlsOutput, PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput,
         PutPublicAccessBlockInput, PutPublicAccessBlockOutput, Tagging,
@@ -35,6 +36,13 @@ pub(super) struct Document<T> {
 
 pub(super) const TAGGING: Document<Tagging> =
     Document::new("tagging", ("NoSuchTagSet", "The TagSet does not exist"));
+pub(super) const LIFECYCLE: Document<BucketLifecycleConfiguration> = Document::new(
+    DOCUMENT,
+    (
+        "NoSuchLifecycleConfiguration",
+        "The lifecycle configuration does not exist",
+    ),
+);
 pub(super) const CORS: Document<CORSConfiguration> = Document::new(
     "cors",
     ("NoSuchCORSConfiguration", "The CORS configuration does not exist"),
@@ -219,8 +227,6 @@ never_there! {
         Err(("NoSuchBucketPolicy", "The bucket policy does not exist"));
     get_bucket_policy(GetBucketPolicyInput => GetBucketPolicyOutput):
         Err(("NoSuchBucketPolicy", "The bucket policy does not exist"));
-    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput):
-        Err(("NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"));
     get_bucket_encryption(GetBucketEncryptionInput => GetBucketEncryptionOutput):
         Err(("ServerSideEncryptionConfigurationNotFoundError", "The server side encryption configuration was not found"));
     get_bucket_website(GetBucketWebsiteInput => GetBucketWebsiteOutput):

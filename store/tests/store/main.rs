@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod gateway;
 mod gpu;
+mod lifecycle;
 mod local;
 mod local_path;
 mod model;
