@@ -1,6 +1,6 @@
 //! Random operations on the local engine, compared with a map in memory, with the store opened anew in between.
 
-use crate::{body, bytes, crash::seed, node::files, pattern, rounds};
+use crate::{body, bytes, node::files, pattern, steps};
 use penstock_store::{
     engine::{
         ByteRange, Engine, Error, Headers, ListQuery, ObjectRef, PartOptions, PartRef, Precondition,
@@ -8,11 +8,7 @@ use penstock_store::{
     },
     local::Local,
 };
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
-};
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
@@ -57,27 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[test]
 fn the_local_engine_behaves_as_a_map() {
-    let seed = seed();
-    println!("PENSTOCK_SEED={seed}");
-    let config = Config {
-        cases: rounds(16, 2000),
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..Config::default()
-    };
-    let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let outcome = runner.run(&vec(step(), 1..40), |steps| {
-        runtime.block_on(play(&steps));
-        Ok(())
-    });
-    if let Err(error) = outcome {
-        panic!("PENSTOCK_SEED={seed}: {error}");
-    }
+    steps::play(16, step(), play);
 }
 
 async fn play(steps: &[Step]) {

@@ -1,7 +1,7 @@
 //! Random operations on a bucket that keeps versions, compared with lists in memory, with the store opened anew in between; and
 //! stores of an older format.
 
-use crate::{body, bytes, crash::seed, node::files, pattern, rounds};
+use crate::{body, bytes, node::files, pattern, steps};
 use penstock_store::{
     engine::{
         BucketChange, DeleteOptions, Engine, Error, ListQuery, ObjectRef, Precondition, PutOptions, Version,
@@ -9,11 +9,7 @@ use penstock_store::{
     },
     local::Local,
 };
-use proptest::{
-    collection::vec,
-    prelude::*,
-    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
-};
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
@@ -44,27 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[test]
 fn a_bucket_that_keeps_versions_behaves_as_lists_of_them() {
-    let seed = seed();
-    println!("PENSTOCK_SEED={seed}");
-    let config = Config {
-        cases: rounds(32, 2000),
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..Config::default()
-    };
-    let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let outcome = runner.run(&vec(step(), 1..40), |steps| {
-        runtime.block_on(play(&steps));
-        Ok(())
-    });
-    if let Err(error) = outcome {
-        panic!("PENSTOCK_SEED={seed}: {error}");
-    }
+    steps::play(32, step(), play);
 }
 
 /// The newest last; `None` is a delete marker.
