@@ -4,7 +4,7 @@
 use super::{
     index::{
         BUCKETS, Bytes, DOCUMENTS, FILES, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS,
-        USAGE, VERSIONS, current_in, newest_in, parts_in, upload_in, version_in,
+        USAGE, VERSIONS, current_in, found_in, marker_in, newest_in, parts_in, upload_in, version_in,
     },
     rows::{
         BucketRow, BucketV2, Extent, FileId, Instant, ObjectRow, ObjectV2, PartRow, PartV2, UploadRow,
@@ -147,29 +147,12 @@ impl<'t> Change<'t> {
 
     /// The version that is meant, and whether it is the current one.
     pub fn object(&self, object: &ObjectRef) -> Outcome<Option<(ObjectV2, bool)>> {
-        let current = self.current(object)?;
-        let Some(version) = object.version else {
-            return Ok(current.map(|row| (row, true)));
-        };
-        if let Some(row) = current.filter(|row| row.version.is(version)) {
-            return Ok(Some((row, true)));
-        }
-        Ok(match version_in(&self.versions, object, version)? {
-            Some((_, VersionRow::Object(row))) => Some(((*row).into(), false)),
-            _ => None,
-        })
+        found_in(self.current(object)?, &self.versions, object)
     }
 
-    /// Whether the version that is meant is a delete marker.
+    /// The delete marker that is meant, and when it was made.
     pub fn marker(&self, object: &ObjectRef) -> Outcome<Option<(Version, Instant)>> {
-        let found = match object.version {
-            Some(version) => version_in(&self.versions, object, version)?,
-            None => newest_in(&self.versions, object)?,
-        };
-        Ok(match found {
-            Some((id, VersionRow::Marker { modified, .. })) => Some((id.to_version(), modified)),
-            _ => None,
-        })
+        marker_in(&self.versions, object)
     }
 
     /// Makes a row an object's current version, in place of the one that is there or beside it, as the bucket has it. Its

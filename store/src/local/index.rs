@@ -150,29 +150,16 @@ impl Index {
     pub fn object(&self, object: &ObjectRef) -> Outcome<Option<ObjectV2>> {
         let read = self.read()?;
         let current = current_in(&read.open_table(OBJECTS)?, object)?;
-        let Some(version) = object.version else {
+        if object.version.is_none() {
             return Ok(current);
-        };
-        if let Some(row) = current.filter(|row| row.version.is(version)) {
-            return Ok(Some(row));
         }
-        match version_in(&read.open_table(VERSIONS)?, object, version)? {
-            Some((_, VersionRow::Object(row))) => Ok(Some((*row).into())),
-            _ => Ok(None),
-        }
+        let found = found_in(current, &read.open_table(VERSIONS)?, object)?;
+        Ok(found.map(|(row, _)| row))
     }
 
     /// The delete marker that is meant, and when it was made.
     pub fn marker(&self, object: &ObjectRef) -> Outcome<Option<(Version, Instant)>> {
-        let table = self.read()?.open_table(VERSIONS)?;
-        let found = match object.version {
-            Some(version) => version_in(&table, object, version)?,
-            None => newest_in(&table, object)?,
-        };
-        Ok(match found {
-            Some((id, VersionRow::Marker { modified, .. })) => Some((id.to_version(), modified)),
-            _ => None,
-        })
+        marker_in(&self.read()?.open_table(VERSIONS)?, object)
     }
 
     pub fn document(&self, bucket: &str, name: &str) -> Outcome<Option<Vec<u8>>> {
@@ -260,6 +247,39 @@ pub(super) fn current_in(
         return Ok(None);
     };
     Ok(Some(decode::<ObjectRow>(row.value())?.into()))
+}
+
+/// The version that is meant, and whether it is the `current` one.
+pub(super) fn found_in(
+    current: Option<ObjectV2>,
+    versions: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+) -> Outcome<Option<(ObjectV2, bool)>> {
+    let Some(version) = object.version else {
+        return Ok(current.map(|row| (row, true)));
+    };
+    if let Some(row) = current.filter(|row| row.version.is(version)) {
+        return Ok(Some((row, true)));
+    }
+    Ok(match version_in(versions, object, version)? {
+        Some((_, VersionRow::Object(row))) => Some(((*row).into(), false)),
+        _ => None,
+    })
+}
+
+/// The delete marker that is meant, and when it was made.
+pub(super) fn marker_in(
+    versions: &impl ReadableTable<Bytes, Bytes>,
+    object: &ObjectRef,
+) -> Outcome<Option<(Version, Instant)>> {
+    let found = match object.version {
+        Some(version) => version_in(versions, object, version)?,
+        None => newest_in(versions, object)?,
+    };
+    Ok(match found {
+        Some((id, VersionRow::Marker { modified, .. })) => Some((id.to_version(), modified)),
+        _ => None,
+    })
 }
 
 /// The newest of the versions that are not current.
