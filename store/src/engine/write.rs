@@ -124,8 +124,6 @@ pub struct CompleteOptions {
     pub checksums: BTreeMap<Checksum, String>,
     /// Whether its checksum is to be one of those of its parts, as the upload must have been begun.
     pub is_composite: Option<bool>,
-    /// The CRC-64/NVME that it must have.
-    pub crc64nvme: Option<u64>,
 }
 
 impl From<Precondition> for CompleteOptions {

@@ -6,8 +6,8 @@ use super::{
     write,
 };
 use crate::engine::{
-    Body, CRC64NVME, Checksum, CompleteOptions, Error, ObjectInfo, ObjectRef, PartFacts, PartInfo,
-    PartOptions, PartRef, Result, UploadInfo, UploadOptions,
+    Body, Checksum, CompleteOptions, Error, ObjectInfo, ObjectRef, PartFacts, PartInfo, PartOptions, PartRef,
+    Result, UploadInfo, UploadOptions,
 };
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use md5::{Digest, Md5};
@@ -228,10 +228,8 @@ fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Resul
             row.size
         )));
     }
-    if options.crc64nvme.is_some_and(|expected| expected != row.crc64) {
-        return Err(Error::BadDigest(CRC64NVME));
-    }
-    let have = &attributes.checksums.of;
+    let mut have = attributes.checksums.of;
+    have.insert(Checksum::Crc64nvme, joined::base64_of(row.crc64));
     let differs = |(kind, value): &(&Checksum, &String)| have.get(kind).is_some_and(|have| have != *value);
     if let Some((kind, _)) = options.checksums.iter().find(differs) {
         return Err(Error::BadDigest(kind.header()));

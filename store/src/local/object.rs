@@ -167,6 +167,9 @@ pub(super) fn admit(
 }
 
 pub(super) async fn delete(inner: &Inner, object: &ObjectRef, options: &DeleteOptions) -> Result<Deleted> {
+    if object.version.is_some() && options.is_conditional() {
+        return Err(Error::NotSupported("Deleting a version on a condition"));
+    }
     let (object, options) = (object.clone(), options.clone());
     let change = inner.committer.change(None, move |change| {
         let Some(bucket) = change.bucket(&object.bucket)? else {

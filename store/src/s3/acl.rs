@@ -1,7 +1,11 @@
 //! Access control lists: all is the owner's, and nobody else's. Rights are given by keys.
 
-use super::{Front, convert, error, get};
-use crate::engine::Precondition;
+use super::{
+    Front, convert, error,
+    fields::grants,
+    known::{self, named},
+};
+
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -11,7 +15,7 @@ use s3s::{
     },
 };
 
-fn grants() -> Vec<Grant> {
+fn all_of_owner() -> Vec<Grant> {
     vec![Grant {
         grantee: Some(Grantee {
             display_name: Some(convert::OWNER.to_owned()),
@@ -43,7 +47,7 @@ pub(super) async fn get_bucket_acl(
     let bucket = front.engine.bucket(&request.input.bucket).await;
     bucket.map_err(error::answer)?;
     Ok(S3Response::new(GetBucketAclOutput {
-        grants: Some(grants()),
+        grants: Some(all_of_owner()),
         owner: Some(convert::owner()),
     }))
 }
@@ -54,11 +58,7 @@ pub(super) async fn put_bucket_acl(
 ) -> S3Result<S3Response<PutBucketAclOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let is_granting = input.grant_full_control.is_some()
-        || input.grant_read.is_some()
-        || input.grant_read_acp.is_some()
-        || input.grant_write.is_some()
-        || input.grant_write_acp.is_some();
+    let is_granting = grants!(input, grant_write);
     let canned = input.acl.as_ref().map(|acl| acl.as_str());
     if !is_private(canned, input.access_control_policy.as_ref(), is_granting) {
         return Err(error::not_implemented("Granting access by ACL"));
@@ -73,11 +73,9 @@ pub(super) async fn get_object_acl(
 ) -> S3Result<S3Response<GetObjectAclOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    known::info(front, named!(input)).await?;
     Ok(S3Response::new(GetObjectAclOutput {
-        grants: Some(grants()),
+        grants: Some(all_of_owner()),
         owner: Some(convert::owner()),
         ..Default::default()
     }))
@@ -89,17 +87,11 @@ pub(super) async fn put_object_acl(
 ) -> S3Result<S3Response<PutObjectAclOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let is_granting = input.grant_full_control.is_some()
-        || input.grant_read.is_some()
-        || input.grant_read_acp.is_some()
-        || input.grant_write.is_some()
-        || input.grant_write_acp.is_some();
+    let is_granting = grants!(input, grant_write);
     let canned = input.acl.as_ref().map(|acl| acl.as_str());
     if !is_private(canned, input.access_control_policy.as_ref(), is_granting) {
         return Err(error::not_implemented("Granting access by ACL"));
     }
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    known::info(front, named!(input)).await?;
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }

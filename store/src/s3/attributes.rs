@@ -1,7 +1,8 @@
 //! Tags, locks, checksums and the like, between the S3 API's types and the engine's.
 
-use super::convert;
+use super::{convert, error};
 use crate::engine::{Attributes, Checksum, Checksums, LockMode, ObjectInfo, Period, Retention};
+use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
@@ -50,12 +51,11 @@ impl Given {
                 .iter()
                 .any(|begin| to.starts_with(begin))
         {
-            let mut answer = S3Error::with_message(
-                S3ErrorCode::Custom("InvalidRedirectLocation".into()),
+            return Err(error::coded(
+                "InvalidRedirectLocation",
+                StatusCode::BAD_REQUEST,
                 "The website redirect location must begin with '/', 'http://' or 'https://'.",
-            );
-            answer.set_status_code(http::StatusCode::BAD_REQUEST);
-            return Err(answer);
+            ));
         }
         Ok(Attributes {
             tags: self
@@ -131,6 +131,13 @@ pub(super) fn retention_mode(mode: LockMode) -> ObjectLockRetentionMode {
     ObjectLockRetentionMode::from_static(lock_name(mode))
 }
 
+pub(super) fn hold_name(holds: bool) -> ObjectLockLegalHoldStatus {
+    ObjectLockLegalHoldStatus::from_static(match holds {
+        true => ObjectLockLegalHoldStatus::ON,
+        false => ObjectLockLegalHoldStatus::OFF,
+    })
+}
+
 pub(super) fn holds(status: &str) -> S3Result<bool> {
     match status {
         ObjectLockLegalHoldStatus::ON => Ok(true),
@@ -203,12 +210,11 @@ pub(super) fn tags_of_set(set: Vec<Tag>, most: usize) -> S3Result<BTreeMap<Strin
 
 fn checked_tags(pairs: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<String, String>> {
     if pairs.len() > most {
-        let mut answer = S3Error::with_message(
-            S3ErrorCode::Custom("BadRequest".into()),
+        return Err(error::coded(
+            "BadRequest",
+            StatusCode::BAD_REQUEST,
             format!("There cannot be more than {most} tags."),
-        );
-        answer.set_status_code(http::StatusCode::BAD_REQUEST);
-        return Err(answer);
+        ));
     }
     let mut tags = BTreeMap::new();
     for (key, value) in pairs {
@@ -275,36 +281,23 @@ impl Sums {
             crc64nvme: crc64nvme.map(convert::crc64),
             sha1: of.remove(&Checksum::Sha1),
             sha256: of.remove(&Checksum::Sha256),
-            kind: Some(ChecksumType::from_static(match is_composite {
-                true => ChecksumType::COMPOSITE,
-                false => ChecksumType::FULL_OBJECT,
-            })),
+            kind: Some(checksum_type(is_composite)),
         }
     }
+}
+
+/// What a checksum is of.
+pub(super) fn checksum_type(is_composite: bool) -> ChecksumType {
+    ChecksumType::from_static(match is_composite {
+        true => ChecksumType::COMPOSITE,
+        false => ChecksumType::FULL_OBJECT,
+    })
 }
 
 /// The checksum that an object's writer asked for, and else the one that all have.
 pub(super) fn algorithm_of(info: &ObjectInfo) -> ChecksumAlgorithm {
     let asked = info.attributes.checksums.of.keys().next();
     ChecksumAlgorithm::from_static(asked.map_or(ChecksumAlgorithm::CRC64NVME, |kind| kind.name()))
-}
-
-/// Checksums as requests name them.
-pub(super) fn checksums(
-    crc32: Option<String>,
-    crc32c: Option<String>,
-    sha1: Option<String>,
-    sha256: Option<String>,
-) -> BTreeMap<Checksum, String> {
-    [
-        (Checksum::Crc32, crc32),
-        (Checksum::Crc32c, crc32c),
-        (Checksum::Sha1, sha1),
-        (Checksum::Sha256, sha256),
-    ]
-    .into_iter()
-    .filter_map(|(kind, value)| Some((kind, value?)))
-    .collect()
 }
 
 /// The name of a version in an answer.

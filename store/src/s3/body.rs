@@ -1,7 +1,7 @@
 //! Bodies between HTTP and the engine: incoming ones are compared with every checksum sent with them, and both ways are
 //! counted.
 
-use super::{Front, attributes::checksums, convert};
+use super::{Front, convert, fields::checksums};
 use crate::{
     engine::{Body, Checksum, Checksums, Error, PartOptions, Pending, TagOf},
     local_path::handed,
@@ -21,7 +21,11 @@ use s3s::{
     dto::StreamingBlob,
     s3_error,
 };
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Duration,
+};
 use sync_wrapper::SyncStream;
 
 /// A client that sends nothing for this long holds nothing any more.
@@ -73,11 +77,7 @@ impl RefusedBody {
 #[derive(Default, Clone)]
 pub(super) struct Sent {
     pub content_md5: Option<String>,
-    pub crc32: Option<String>,
-    pub crc32c: Option<String>,
-    pub crc64nvme: Option<String>,
-    pub sha1: Option<String>,
-    pub sha256: Option<String>,
+    pub checksums: BTreeMap<Checksum, String>,
     /// One to compute though none came.
     pub computing: Option<Checksum>,
 }
@@ -85,15 +85,7 @@ pub(super) struct Sent {
 impl Sent {
     /// The checksums that came, or were announced, by their headers.
     pub fn named<'s>(&'s self, announced: &'s [HeaderName]) -> BTreeSet<&'s str> {
-        let sent = [
-            (Checksum::Crc32, &self.crc32),
-            (Checksum::Crc32c, &self.crc32c),
-            (Checksum::Crc64nvme, &self.crc64nvme),
-            (Checksum::Sha1, &self.sha1),
-            (Checksum::Sha256, &self.sha256),
-        ];
-        let sent = sent.into_iter().filter(|(_, value)| value.is_some());
-        let sent = sent.map(|(kind, _)| kind.header());
+        let sent = self.checksums.keys().map(|kind| kind.header());
         sent.chain(announced.iter().map(HeaderName::as_str)).collect()
     }
 }
@@ -228,16 +220,17 @@ pub(super) fn incoming(
     } = arriving(front, (headers, extensions), signer, body, content_length)?;
     let tag_of = tag_of(headers)?;
     // Engines compute it anyway.
-    let crc64nvme = sent.crc64nvme.as_deref().and_then(convert::parse_crc64);
-    let given = announced(headers);
-    if sent.named(&given).len() > 1 {
+    let crc64nvme = sent.checksums.get(&Checksum::Crc64nvme);
+    let crc64nvme = crc64nvme.and_then(|text| convert::parse_crc64(text));
+    let announced = announced(headers);
+    if sent.named(&announced).len() > 1 {
         return Err(s3_error!(
             InvalidRequest,
             "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
         ));
     }
     if crc64nvme.is_some() {
-        sent.crc64nvme = None;
+        sent.checksums.remove(&Checksum::Crc64nvme);
     }
     if let Some(md5) = &sent.content_md5
         && BASE64_STANDARD.decode(md5).ok().is_none_or(|md5| md5.len() != 16)
@@ -247,17 +240,10 @@ pub(super) fn incoming(
             "The Content-MD5 is not the base64 of an MD5."
         ));
     }
-    let announced = given;
     let named = sent.named(&announced);
     let hasher = hasher(|kind| named.contains(kind.header()) || sent.computing == Some(kind));
-    let known = [
-        "x-amz-checksum-crc32",
-        "x-amz-checksum-crc32c",
-        "x-amz-checksum-crc64nvme",
-        "x-amz-checksum-sha1",
-        "x-amz-checksum-sha256",
-    ];
-    if let Some(unknown) = announced.iter().find(|name| !known.contains(&name.as_str())) {
+    let is_known = |name: &HeaderName| Checksum::ALL.iter().any(|kind| name == kind.header());
+    if let Some(unknown) = announced.iter().find(|name| !is_known(name)) {
         return Err(super::error::not_implemented(&format!("The checksum {unknown}")));
     }
     let computed = Pending::default();
@@ -309,7 +295,7 @@ pub(super) fn summed(body: Body, kind: Checksum, pending: Pending) -> Body {
                 }
                 Some(Err(error)) => Some((Err(error), None)),
                 None => {
-                    pending.fill(kept(hasher));
+                    pending.fill(kept(computed(hasher)));
                     None
                 }
             }
@@ -318,16 +304,17 @@ pub(super) fn summed(body: Body, kind: Checksum, pending: Pending) -> Body {
     summed.boxed()
 }
 
-/// What is kept beside the CRC64NVME.
-fn kept(hasher: ChecksumHasher) -> Checksums {
+/// What a hasher was asked for.
+fn computed(hasher: ChecksumHasher) -> BTreeMap<Checksum, String> {
     let sum = hasher.finalize();
+    checksums!(sum)
+}
+
+/// What is kept beside the CRC64NVME.
+fn kept(mut computed: BTreeMap<Checksum, String>) -> Checksums {
+    computed.remove(&Checksum::Crc64nvme);
     Checksums {
-        of: checksums(
-            sum.checksum_crc32,
-            sum.checksum_crc32c,
-            sum.checksum_sha1,
-            sum.checksum_sha256,
-        ),
+        of: computed,
         is_composite: false,
     }
 }
@@ -361,18 +348,10 @@ impl Check {
         {
             return Err(io::Error::other(Error::BadDigest("Content-MD5")));
         }
-        let sum = std::mem::take(&mut self.hasher).finalize();
-        for (name, computed, sent) in [
-            ("x-amz-checksum-crc32", &sum.checksum_crc32, &self.sent.crc32),
-            ("x-amz-checksum-crc32c", &sum.checksum_crc32c, &self.sent.crc32c),
-            (
-                "x-amz-checksum-crc64nvme",
-                &sum.checksum_crc64nvme,
-                &self.sent.crc64nvme,
-            ),
-            ("x-amz-checksum-sha1", &sum.checksum_sha1, &self.sent.sha1),
-            ("x-amz-checksum-sha256", &sum.checksum_sha256, &self.sent.sha256),
-        ] {
+        let sums = computed(std::mem::take(&mut self.hasher));
+        for kind in Checksum::ALL {
+            let (name, computed) = (kind.header(), sums.get(&kind));
+            let sent = self.sent.checksums.get(&kind);
             if sent.is_some() && sent != computed {
                 return Err(io::Error::other(Error::BadDigest(name)));
             }
@@ -384,20 +363,14 @@ impl Check {
                 });
                 match trailer {
                     None => return Err(io::Error::other(RefusedBody::NoTrailer)),
-                    trailer if trailer != *computed => return Err(io::Error::other(Error::BadDigest(name))),
+                    trailer if trailer.as_ref() != computed => {
+                        return Err(io::Error::other(Error::BadDigest(name)));
+                    }
                     Some(_) => {}
                 }
             }
         }
-        self.computed.fill(Checksums {
-            of: checksums(
-                sum.checksum_crc32,
-                sum.checksum_crc32c,
-                sum.checksum_sha1,
-                sum.checksum_sha256,
-            ),
-            is_composite: false,
-        });
+        self.computed.fill(kept(sums));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! This is no second parser of all that S3 can say: it knows one request, and what is in any way another one is refused with
 //! [`UNBOUND`], to be signed and sent the ordinary way.
 
-use super::{Front, Keys, body, convert, get::read_error, lend};
+use super::{Front, Keys, body, convert, error, get::read_error, lend};
 use crate::{
     engine::{ByteRange, ObjectInfo, ObjectRef, Precondition},
     local_path::Peer,
@@ -44,9 +44,7 @@ const KNOWN: [HeaderName; 8] = [
 
 fn unbound(cause: &str) -> S3Error {
     let message = format!("Without a signature this is not answered: {cause}. Sign the request.");
-    let mut answer = S3Error::with_message(S3ErrorCode::Custom(UNBOUND.into()), message);
-    answer.set_status_code(StatusCode::FORBIDDEN);
-    answer
+    error::coded(UNBOUND, StatusCode::FORBIDDEN, message)
 }
 
 /// What is asked for.

@@ -1,6 +1,6 @@
 //! CreateBucket, HeadBucket, DeleteBucket, ListBuckets, GetBucketLocation.
 
-use super::{Front, convert, error};
+use super::{Front, convert, error, fields::refuse_unbuilt};
 use crate::engine::{BucketChange, Versioning};
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -17,20 +17,7 @@ pub(super) async fn create_bucket(
     request: S3Request<CreateBucketInput>,
 ) -> S3Result<S3Response<CreateBucketOutput>> {
     let input = request.input;
-    error::refuse_any(&[
-        (
-            input.acl.is_some_and(|acl| acl.as_str() != "private"),
-            "An ACL other than private",
-        ),
-        (
-            input.grant_full_control.is_some()
-                || input.grant_read.is_some()
-                || input.grant_read_acp.is_some()
-                || input.grant_write.is_some()
-                || input.grant_write_acp.is_some(),
-            "Granting access by ACL",
-        ),
-    ])?;
+    refuse_unbuilt!(input; grant_write)?;
     let lock = input.object_lock_enabled_for_bucket == Some(true);
     let created = front.engine.create_bucket(&input.bucket).await;
     created.map_err(error::answer)?;

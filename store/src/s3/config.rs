@@ -2,6 +2,7 @@
 
 use super::{Front, attributes::malformed, convert, error};
 use crate::lifecycle::DOCUMENT;
+use http::StatusCode;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
@@ -113,51 +114,58 @@ impl<T> Document<T> {
     }
 }
 
-pub(super) fn not_found((code, message): (&str, &'static str)) -> S3Error {
-    let code = S3ErrorCode::from_bytes(code.as_bytes())
-        .unwrap_or_else(|| S3ErrorCode::Custom(code.to_owned().into()));
-    let mut answer = S3Error::with_message(code, message);
-    answer.set_status_code(http::StatusCode::NOT_FOUND);
-    answer
+fn not_found((code, message): (&str, &'static str)) -> S3Error {
+    error::coded(code, StatusCode::NOT_FOUND, message)
 }
 
-/// An operation on a document: what is asked of the bucket, after the check whose bucket it is.
+/// The operations on a document of a bucket: what is asked of it, after the check whose bucket it is. `found` is what was kept,
+/// and becomes an answer; what is put is looked at, and perhaps completed, before it is kept.
 macro_rules! documents {
-    ($($document:ident: $get:ident($get_input:ident => $get_output:ident) of $output:ident,
-       $put:ident($put_input:ident => $put_output:ident) of $input:ident by $check:ident,
+    ($($document:ident:
+       $get:ident($get_input:ident => $get_output:ident) |$found:ident| $answer:expr,
+       $put:ident($put_input:ident => $put_output:ident) $input:ident by $check:ident,
        $delete:ident($delete_input:ident => $delete_output:ident);)*) => {$(
-        pub(super) async fn $get(front: &Front, request: S3Request<$get_input>) -> S3Result<S3Response<$get_output>> {
-            convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-            let document = $document.get(front, &request.input.bucket).await?;
-            Ok(S3Response::new($get_output { $output: Some(document) }))
+        pub(super) async fn $get(
+            front: &$crate::s3::Front,
+            request: s3s::S3Request<$get_input>,
+        ) -> s3s::S3Result<s3s::S3Response<$get_output>> {
+            $crate::s3::convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
+            let $found = $document.get(front, &request.input.bucket).await?;
+            Ok(s3s::S3Response::new($answer))
         }
 
-        pub(super) async fn $put(front: &Front, request: S3Request<$put_input>) -> S3Result<S3Response<$put_output>> {
-            convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
+        pub(super) async fn $put(
+            front: &$crate::s3::Front,
+            request: s3s::S3Request<$put_input>,
+        ) -> s3s::S3Result<s3s::S3Response<$put_output>> {
+            $crate::s3::convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
             let document = $check(request.input.$input)?;
             $document.put(front, &request.input.bucket, Some(&document)).await?;
-            Ok(S3Response::new($put_output {}))
+            Ok(s3s::S3Response::new($put_output::default()))
         }
 
         pub(super) async fn $delete(
-            front: &Front,
-            request: S3Request<$delete_input>,
-        ) -> S3Result<S3Response<$delete_output>> {
-            convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
+            front: &$crate::s3::Front,
+            request: s3s::S3Request<$delete_input>,
+        ) -> s3s::S3Result<s3s::S3Response<$delete_output>> {
+            $crate::s3::convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
             $document.put(front, &request.input.bucket, None).await?;
-            Ok(S3Response::with_status($delete_output {}, http::StatusCode::NO_CONTENT))
+            Ok(s3s::S3Response::new($delete_output {}))
         }
     )*};
 }
+pub(super) use documents;
 
 documents! {
     PUBLIC_ACCESS_BLOCK:
-        get_public_access_block(GetPublicAccessBlockInput => GetPublicAccessBlockOutput) of public_access_block_configuration,
-        put_public_access_block(PutPublicAccessBlockInput => PutPublicAccessBlockOutput) of public_access_block_configuration by blocked,
+        get_public_access_block(GetPublicAccessBlockInput => GetPublicAccessBlockOutput) |found|
+            GetPublicAccessBlockOutput { public_access_block_configuration: Some(found) },
+        put_public_access_block(PutPublicAccessBlockInput => PutPublicAccessBlockOutput) public_access_block_configuration by blocked,
         delete_public_access_block(DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput);
     OWNERSHIP:
-        get_bucket_ownership_controls(GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput) of ownership_controls,
-        put_bucket_ownership_controls(PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput) of ownership_controls by owned,
+        get_bucket_ownership_controls(GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput) |found|
+            GetBucketOwnershipControlsOutput { ownership_controls: Some(found) },
+        put_bucket_ownership_controls(PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput) ownership_controls by owned,
         delete_bucket_ownership_controls(DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput);
 }
 

@@ -6,10 +6,13 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Result,
-    dto::{self, ETag, ETagCondition, Timestamp},
+    dto::{self, ETag, ETagCondition, Timestamp, TimestampFormat},
     s3_error,
 };
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// What clients get of an object that was written without a type (S3 API, PutObject).
 pub(super) const DEFAULT_TYPE: &str = "binary/octet-stream";
@@ -107,9 +110,18 @@ fn without_chunking(encoding: &str) -> Option<String> {
     (!rest.is_empty()).then(|| rest.join(","))
 }
 
-pub(super) fn metadata(info: &ObjectInfo) -> Option<dto::Metadata> {
-    let metadata = &info.headers.metadata;
-    (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect())
+pub(super) fn metadata(metadata: BTreeMap<String, String>) -> Option<dto::Metadata> {
+    (!metadata.is_empty()).then(|| metadata.into_iter().collect())
+}
+
+/// `Expires` as it is kept.
+pub(super) fn expires(kept: Option<String>) -> Option<Timestamp> {
+    Timestamp::parse(TimestampFormat::HttpDate, &kept?).ok()
+}
+
+/// `Content-Range` of some bytes of an object.
+pub(super) fn content_range(bytes: &std::ops::Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", bytes.start, bytes.end.saturating_sub(1))
 }
 
 /// `If-Modified-Since` and `If-Unmodified-Since`, which count only where there is no entity tag to compare (RFC 9110,

@@ -2,10 +2,10 @@
 
 use super::{
     Front,
-    attributes::{Given, Sums, system_time},
-    body,
-    convert::{self, Written},
-    error, get,
+    attributes::{Sums, system_time, version_id},
+    body, convert, error,
+    fields::{attributes, headers, other_class, refuse_unbuilt, with_sums},
+    get,
 };
 use crate::engine::{
     Checksum, Checksums, Copied, CopyOptions, Error, ObjectRef, Pending, Precondition, body_error,
@@ -24,18 +24,8 @@ pub(super) async fn copy_object(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
-    error::refuse_any(&[
-        (
-            input.acl.is_some_and(|acl| acl.as_str() != "private"),
-            "An ACL other than private",
-        ),
-        (
-            input.grant_full_control.is_some()
-                || input.grant_read.is_some()
-                || input.grant_read_acp.is_some()
-                || input.grant_write_acp.is_some(),
-            "Granting access by ACL",
-        ),
+    refuse_unbuilt!(
+        input,
         (
             input.sse_customer_algorithm.is_some()
                 || input.copy_source_sse_customer_algorithm.is_some()
@@ -43,13 +33,8 @@ pub(super) async fn copy_object(
                 || input.server_side_encryption.is_some(),
             "Server-side encryption",
         ),
-        (
-            input
-                .storage_class
-                .is_some_and(|class| class.as_str() != "STANDARD"),
-            "A storage class other than STANDARD",
-        ),
-    ])?;
+        other_class!(input),
+    )?;
     let mut from = convert::copy_source(&input.copy_source)?;
     let to = convert::object(&input.bucket, &input.key);
     let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
@@ -62,32 +47,14 @@ pub(super) async fn copy_object(
         Some(TaggingDirective::REPLACE) => true,
         Some(other) => return Err(s3_error!(InvalidArgument, "{other:?} is no tagging directive")),
     };
-    let given = Given {
-        tagging: input.tagging,
-        mode: input.object_lock_mode,
-        until: input.object_lock_retain_until_date,
-        hold: input.object_lock_legal_hold_status,
-        expires: input.expires,
-        redirect: input.website_redirect_location,
-    }
-    .read()?;
+    let given = attributes!(input)?;
     if from == to && !replace && !retags && given.redirect.is_none() {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without changing anything."
         ));
     }
-    let headers = replace.then(|| {
-        Written {
-            content_type: input.content_type,
-            content_encoding: input.content_encoding,
-            content_disposition: input.content_disposition,
-            content_language: input.content_language,
-            cache_control: input.cache_control,
-            metadata: input.metadata,
-        }
-        .into_headers()
-    });
+    let headers = replace.then(|| headers!(input));
     let mut options = CopyOptions {
         headers,
         tags: retags.then(|| given.tags.clone()),
@@ -105,18 +72,13 @@ pub(super) async fn copy_object(
     let Copied { info, source } = copied.map_err(source_error)?;
     let sums = Sums::of(&info, true);
     Ok(S3Response::new(CopyObjectOutput {
-        copy_object_result: Some(CopyObjectResult {
+        copy_object_result: Some(with_sums! { sums => CopyObjectResult {
+            checksum_type: sums.kind,
             e_tag: Some(convert::etag(&info.etag)),
             last_modified: Some(convert::timestamp(info.modified)),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
-            checksum_type: sums.kind,
-        }),
+        } }),
         copy_source_version_id: source.map(|version| version.to_string()),
-        version_id: info.version.map(|version| version.to_string()),
+        version_id: version_id(&info),
         ..Default::default()
     }))
 }

@@ -4,13 +4,13 @@
 use super::{
     Front,
     attributes::malformed,
-    config::{CORS, not_found},
-    convert,
+    config::{CORS, documents},
+    error,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use s3s::{
-    Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    Body, S3Error, S3Result,
     dto::{
         CORSConfiguration, CORSRule, DeleteBucketCorsInput, DeleteBucketCorsOutput, GetBucketCorsInput,
         GetBucketCorsOutput, PutBucketCorsInput, PutBucketCorsOutput,
@@ -22,42 +22,15 @@ const METHODS: [&str; 5] = ["GET", "PUT", "POST", "DELETE", "HEAD"];
 /// The S3 API's limit.
 const MOST_RULES: usize = 100;
 
-pub(super) async fn get_bucket_cors(
-    front: &Front,
-    request: S3Request<GetBucketCorsInput>,
-) -> S3Result<S3Response<GetBucketCorsOutput>> {
-    convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    let found = CORS.get(front, &request.input.bucket).await?;
-    Ok(S3Response::new(GetBucketCorsOutput {
-        cors_rules: Some(found.cors_rules),
-    }))
+documents! {
+    CORS:
+        get_bucket_cors(GetBucketCorsInput => GetBucketCorsOutput) |found|
+            GetBucketCorsOutput { cors_rules: Some(found.cors_rules) },
+        put_bucket_cors(PutBucketCorsInput => PutBucketCorsOutput) cors_configuration by checked,
+        delete_bucket_cors(DeleteBucketCorsInput => DeleteBucketCorsOutput);
 }
 
-pub(super) async fn put_bucket_cors(
-    front: &Front,
-    request: S3Request<PutBucketCorsInput>,
-) -> S3Result<S3Response<PutBucketCorsOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    check(&input.cors_configuration)?;
-    CORS.put(front, &input.bucket, Some(&input.cors_configuration))
-        .await?;
-    Ok(S3Response::new(PutBucketCorsOutput {}))
-}
-
-pub(super) async fn delete_bucket_cors(
-    front: &Front,
-    request: S3Request<DeleteBucketCorsInput>,
-) -> S3Result<S3Response<DeleteBucketCorsOutput>> {
-    convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    CORS.put(front, &request.input.bucket, None).await?;
-    Ok(S3Response::with_status(
-        DeleteBucketCorsOutput {},
-        StatusCode::NO_CONTENT,
-    ))
-}
-
-fn check(configuration: &CORSConfiguration) -> S3Result<()> {
+fn checked(configuration: CORSConfiguration) -> S3Result<CORSConfiguration> {
     let rules = &configuration.cors_rules;
     if rules.is_empty() || rules.len() > MOST_RULES {
         return Err(malformed("There are 1 to 100 CORS rules."));
@@ -98,7 +71,7 @@ fn check(configuration: &CORSConfiguration) -> S3Result<()> {
             ));
         }
     }
-    Ok(())
+    Ok(configuration)
 }
 
 /// Whether `text` is what `pattern` says, in which one star stands for anything.
@@ -244,15 +217,11 @@ pub(super) async fn preflight<B>(front: &Front, request: &Request<B>) -> S3Resul
 }
 
 fn bad_request(message: &'static str) -> S3Error {
-    let mut answer = S3Error::with_message(S3ErrorCode::Custom("BadRequest".into()), message);
-    answer.set_status_code(StatusCode::BAD_REQUEST);
-    answer
+    error::coded("BadRequest", StatusCode::BAD_REQUEST, message)
 }
 
 fn forbidden(message: &'static str) -> S3Error {
-    let mut answer = not_found(("AccessForbidden", message));
-    answer.set_status_code(StatusCode::FORBIDDEN);
-    answer
+    error::coded("AccessForbidden", StatusCode::FORBIDDEN, message)
 }
 
 #[cfg(test)]

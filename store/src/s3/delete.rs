@@ -29,9 +29,6 @@ pub(super) async fn delete_object(
         modified: input.if_match_last_modified_time.map(system_time),
         bypasses_governance: input.bypass_governance_retention == Some(true),
     };
-    if object.version.is_some() && options.is_conditional() {
-        return Err(error::not_implemented("Deleting a version on a condition"));
-    }
     let deleted = front.engine.delete_with(&object, &options).await;
     let Deleted { version, is_marker } = deleted.map_err(error::answer)?;
     Ok(S3Response::new(DeleteObjectOutput {
@@ -84,9 +81,6 @@ pub(super) async fn delete_objects(
                     S3ErrorCode::NoSuchVersion,
                     "The version ID specified in the request does not match an existing version.",
                 )),
-                Ok(object) if object.version.is_some() && options.is_conditional() => {
-                    Err(error::not_implemented("Deleting a version on a condition"))
-                }
                 Ok(object) => {
                     let deleted = front.engine.delete_with(&object, &options).await;
                     deleted.map_err(error::answer)

@@ -4,6 +4,7 @@ use super::body::RefusedBody;
 use crate::{engine::Error, rdma::Refusal};
 use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode};
+use std::borrow::Cow;
 
 /// The answer for a failed engine operation. What is our own fault is logged with its causes, and answered without them.
 pub(super) fn answer(error: Error) -> S3Error {
@@ -23,9 +24,7 @@ pub(super) fn answer(error: Error) -> S3Error {
         Error::BucketState(_) => Code::InvalidBucketState,
         Error::NotSupported(_) => Code::NotImplemented,
         Error::QuotaExceeded(_) => {
-            let mut answer = S3Error::with_message(Code::Custom("QuotaExceeded".into()), message);
-            answer.set_status_code(StatusCode::FORBIDDEN);
-            return answer;
+            return coded("QuotaExceeded", StatusCode::FORBIDDEN, message);
         }
         Error::InvalidKey { key, .. } if key.is_empty() => Code::InvalidRequest,
         Error::InvalidKey { .. } => Code::KeyTooLongError,
@@ -43,9 +42,7 @@ pub(super) fn answer(error: Error) -> S3Error {
         Error::AccessDenied(_) => Code::AccessDenied,
         Error::NoSpace(_) => {
             tracing::warn!(%error, "a write was refused");
-            let mut answer = S3Error::with_message(Code::Custom("InsufficientStorage".into()), message);
-            answer.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
-            return answer;
+            return coded("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, message);
         }
         Error::Unreachable { .. } => {
             tracing::warn!(error = %penstock_service::chain(&error), "the engine cannot be reached");
@@ -76,6 +73,15 @@ pub(super) fn answer(error: Error) -> S3Error {
         }
     };
     S3Error::with_message(code, message)
+}
+
+/// An answer whose code has no name in s3s, or another status there.
+pub(super) fn coded(code: &str, status: StatusCode, message: impl Into<Cow<'static, str>>) -> S3Error {
+    let code = S3ErrorCode::from_bytes(code.as_bytes())
+        .unwrap_or_else(|| S3ErrorCode::Custom(code.to_owned().into()));
+    let mut answer = S3Error::with_message(code, message);
+    answer.set_status_code(status);
+    answer
 }
 
 /// The answer to locks in a bucket that cannot lock.

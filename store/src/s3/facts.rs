@@ -3,9 +3,11 @@
 use super::{
     Front,
     attributes::{Sums, version_id},
-    convert, error, get,
+    convert,
+    fields::{refuse_customer_key, with_sums},
+    known::{self, named},
 };
-use crate::engine::{Checksum as Kind, PartFacts, Precondition};
+use crate::engine::{Checksum as Kind, PartFacts};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -35,10 +37,7 @@ pub(super) async fn get_object_attributes(
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-        "Encryption with a given key",
-    )])?;
+    refuse_customer_key!(input)?;
     let known = [
         ObjectAttributes::CHECKSUM,
         ObjectAttributes::ETAG,
@@ -58,9 +57,7 @@ pub(super) async fn get_object_attributes(
     let wants = |name: &str| asked.contains(&name);
     let limit = convert::limit(input.max_parts, "max-parts")?;
     let after = usize::try_from(input.part_number_marker.unwrap_or(0)).unwrap_or(0);
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    let info = info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    let info = known::info(front, named!(input)).await?;
     let sums = Sums::of(&info, wants(ObjectAttributes::CHECKSUM));
     let sizes = &info.attributes.parts;
     let kind = info.attributes.checksums.of.keys().next().copied();
@@ -82,14 +79,8 @@ pub(super) async fn get_object_attributes(
             total_parts_count: i32::try_from(sizes.len()).ok(),
         }
     });
-    let checksum = wants(ObjectAttributes::CHECKSUM).then_some(Checksum {
-        checksum_crc32: sums.crc32,
-        checksum_crc32c: sums.crc32c,
-        checksum_crc64nvme: sums.crc64nvme,
-        checksum_sha1: sums.sha1,
-        checksum_sha256: sums.sha256,
-        checksum_type: sums.kind,
-    });
+    let checksum = wants(ObjectAttributes::CHECKSUM)
+        .then_some(with_sums! { sums => Checksum { checksum_type: sums.kind, } });
     Ok(S3Response::new(GetObjectAttributesOutput {
         checksum,
         e_tag: wants(ObjectAttributes::ETAG).then(|| convert::etag(&info.etag)),

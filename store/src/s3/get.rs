@@ -2,11 +2,13 @@
 
 use super::{
     Front,
-    attributes::{Sums, lock_name, version_id},
-    convert, error, lend,
+    attributes::{self, Sums},
+    convert, error,
+    fields::{described, refuse_customer_key},
+    lend,
 };
 use crate::{
-    engine::{Attributes, ByteRange, Checksums, Error, Marker, ObjectInfo, ObjectRef, Precondition},
+    engine::{ByteRange, Checksums, Error, Marker, ObjectInfo, ObjectRef, Precondition},
     rdma::{Carried, Refusal},
 };
 use http::{
@@ -16,10 +18,7 @@ use http::{
 use penstock_rdma::protocol::header;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
-    dto::{
-        GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, ObjectLockLegalHoldStatus,
-        ObjectLockMode, Timestamp, TimestampFormat,
-    },
+    dto::{GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, ObjectLockMode},
     s3_error,
 };
 
@@ -29,10 +28,7 @@ pub(super) async fn get_object(
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-        "Encryption with a given key",
-    )])?;
+    refuse_customer_key!(input)?;
     let owner = request
         .credentials
         .as_ref()
@@ -119,65 +115,24 @@ pub(super) async fn get_object(
             (opened.info, opened.range, opened.bytes)
         }
     };
-    let content_range = range.map(|_| {
-        let (first, last) = (bytes.start, bytes.end.saturating_sub(1));
-        format!("bytes {first}-{last}/{}", info.size)
-    });
+    let content_range = range.map(|_| convert::content_range(&bytes, info.size));
     let sums = sums_of(
         &info,
         input.part_number,
         content_range.is_none(),
         input.checksum_mode.is_some(),
     );
-    let metadata = convert::metadata(&info);
-    let version_id = version_id(&info);
     let (body, length) = source.of_answer(front, &bytes);
-    let Attributes {
-        tags,
-        expires,
-        redirect,
-        retention,
-        legal_hold,
-        ..
-    } = info.attributes;
+    let tags = info.attributes.tags.len();
     let mut answer = S3Response::with_headers(
-        GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
+        described! { info, sums for input => GetObjectOutput {
             body,
-            cache_control: input.response_cache_control.or(info.headers.cache_control),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
-            checksum_type: sums.kind,
-            content_disposition: input
-                .response_content_disposition
-                .or(info.headers.content_disposition),
-            content_encoding: input.response_content_encoding.or(info.headers.content_encoding),
-            content_language: input.response_content_language.or(info.headers.content_language),
             content_length: Some(convert::size(length)),
             content_range,
-            content_type: Some(
-                input
-                    .response_content_type
-                    .or(info.headers.content_type)
-                    .unwrap_or_else(|| convert::DEFAULT_TYPE.to_owned()),
-            ),
-            e_tag: Some(convert::etag(&info.etag)),
-            expires: input.response_expires.or_else(|| expires_of(expires)),
-            last_modified: Some(convert::timestamp(info.modified)),
-            metadata,
-            object_lock_legal_hold_status: legal_hold_of(legal_hold),
-            object_lock_mode: retention
-                .map(|retention| ObjectLockMode::from_static(lock_name(retention.mode))),
-            object_lock_retain_until_date: retention.map(|retention| convert::timestamp(retention.until)),
             parts_count,
-            tag_count: i32::try_from(tags.len()).ok().filter(|count| *count > 0),
-            version_id,
-            website_redirect_location: redirect,
+            tag_count: i32::try_from(tags).ok().filter(|count| *count > 0),
             ..Default::default()
-        },
+        } },
         headers,
     );
     source.lend(front, &mut answer)?;
@@ -207,12 +162,11 @@ fn part_range(info: &ObjectInfo, number: i32, range: Option<ByteRange>) -> S3Res
         ));
     };
     let Some(length) = parts.get(at) else {
-        let mut answer = S3Error::with_message(
-            S3ErrorCode::Custom("InvalidPartNumber".into()),
+        return Err(error::coded(
+            "InvalidPartNumber",
+            StatusCode::RANGE_NOT_SATISFIABLE,
             "The requested partnumber is not satisfiable",
-        );
-        answer.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
-        return Err(answer);
+        ));
     };
     let first: u64 = parts[..at].iter().sum();
     Ok(ByteRange::From {
@@ -242,20 +196,6 @@ fn sums_of(info: &ObjectInfo, number: Option<i32>, is_whole: bool, wanted: bool)
 fn parts_of(info: &ObjectInfo) -> Option<i32> {
     let count = i32::try_from(info.attributes.parts.len()).ok();
     count.filter(|count| *count > 0)
-}
-
-fn expires_of(kept: Option<String>) -> Option<Timestamp> {
-    Timestamp::parse(TimestampFormat::HttpDate, &kept?).ok()
-}
-
-/// `None` where nobody ever spoke of it.
-pub(super) fn legal_hold_of(holds: Option<bool>) -> Option<ObjectLockLegalHoldStatus> {
-    holds.map(|holds| {
-        ObjectLockLegalHoldStatus::from_static(match holds {
-            true => ObjectLockLegalHoldStatus::ON,
-            false => ObjectLockLegalHoldStatus::OFF,
-        })
-    })
 }
 
 fn tag_of(info: &ObjectInfo) -> Precondition {
@@ -336,10 +276,7 @@ pub(super) async fn head_object(
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-        "Encryption with a given key",
-    )])?;
+    refuse_customer_key!(input)?;
     let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
     let precondition = convert::precondition(input.if_match, input.if_none_match);
     let info = front.engine.head(&object).await.map_err(head_error)?;
@@ -367,10 +304,9 @@ pub(super) async fn head_object(
             .ok_or(Error::InvalidRange { size: info.size })
             .map_err(|error| read_error(error, &precondition))?,
     };
-    let content_range = range.filter(|_| !bytes.is_empty()).map(|_| {
-        let (first, last) = (bytes.start, bytes.end.saturating_sub(1));
-        format!("bytes {first}-{last}/{}", info.size)
-    });
+    let content_range = range
+        .filter(|_| !bytes.is_empty())
+        .map(|_| convert::content_range(&bytes, info.size));
     let sums = sums_of(
         &info,
         input.part_number,
@@ -378,56 +314,18 @@ pub(super) async fn head_object(
         input.checksum_mode.is_some(),
     );
     let partial = content_range.is_some();
-    let (metadata, parts_count) = (convert::metadata(&info), parts_of(&info));
-    let version_id = version_id(&info);
-    let Attributes {
-        tags,
-        expires,
-        redirect,
-        retention,
-        legal_hold,
-        ..
-    } = info.attributes;
+    let (parts_count, tags) = (parts_of(&info), info.attributes.tags.len());
     let mut headers = HeaderMap::new();
-    if !tags.is_empty() {
-        headers.insert("x-amz-tagging-count", HeaderValue::from(tags.len()));
+    if tags > 0 {
+        headers.insert("x-amz-tagging-count", HeaderValue::from(tags));
     }
     let mut answer = S3Response::with_headers(
-        HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
-            cache_control: input.response_cache_control.or(info.headers.cache_control),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
-            checksum_type: sums.kind,
-            content_disposition: input
-                .response_content_disposition
-                .or(info.headers.content_disposition),
-            content_encoding: input.response_content_encoding.or(info.headers.content_encoding),
-            content_language: input.response_content_language.or(info.headers.content_language),
+        described! { info, sums for input => HeadObjectOutput {
             content_length: Some(convert::size(bytes.end - bytes.start)),
             content_range,
-            content_type: Some(
-                input
-                    .response_content_type
-                    .or(info.headers.content_type)
-                    .unwrap_or_else(|| convert::DEFAULT_TYPE.to_owned()),
-            ),
-            e_tag: Some(convert::etag(&info.etag)),
-            expires: input.response_expires.or_else(|| expires_of(expires)),
-            last_modified: Some(convert::timestamp(info.modified)),
-            metadata,
-            object_lock_legal_hold_status: legal_hold_of(legal_hold),
-            object_lock_mode: retention
-                .map(|retention| ObjectLockMode::from_static(lock_name(retention.mode))),
-            object_lock_retain_until_date: retention.map(|retention| convert::timestamp(retention.until)),
             parts_count: parts_count.filter(|_| input.part_number.is_some()),
-            version_id,
-            website_redirect_location: redirect,
             ..Default::default()
-        },
+        } },
         headers,
     );
     if partial {

@@ -1,6 +1,6 @@
 //! GetObject by lending: the same answer, with descriptors in place of a body ([`penstock_rdma::local`]).
 
-use super::{Front, body};
+use super::{Front, body, error};
 use crate::{
     engine::{self, Body, Borrower, ByteRange, Lending, Loan, ObjectInfo, ObjectRef, Precondition},
     local_path::{LentFiles, Peer},
@@ -51,9 +51,7 @@ pub(super) fn asked(headers: &HeaderMap, extensions: &Extensions) -> S3Result<Op
 
 pub(super) fn cannot(cause: &str) -> S3Error {
     let message = format!("The object's bytes cannot be lent: {cause}.");
-    let mut answer = S3Error::with_message(S3ErrorCode::Custom(CANNOT_LEND.into()), message);
-    answer.set_status_code(StatusCode::UNPROCESSABLE_ENTITY);
-    answer
+    error::coded(CANNOT_LEND, StatusCode::UNPROCESSABLE_ENTITY, message)
 }
 
 pub(super) enum Error {

@@ -1,8 +1,12 @@
 //! GetBucketLifecycleConfiguration, PutBucketLifecycleConfiguration, DeleteBucketLifecycle. [`crate::lifecycle`] acts on them.
 
-use super::{Front, attributes::malformed, config::LIFECYCLE, convert, error};
+use super::{
+    attributes::malformed,
+    config::{LIFECYCLE, documents},
+    error,
+};
 use s3s::{
-    S3Request, S3Response, S3Result,
+    S3Result,
     dto::{
         BucketLifecycleConfiguration, DeleteBucketLifecycleInput, DeleteBucketLifecycleOutput,
         ExpirationStatus, GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput,
@@ -17,43 +21,20 @@ use std::collections::HashSet;
 const MOST_RULES: usize = 1000;
 const LONGEST_ID: usize = 255;
 
-pub(super) async fn get_bucket_lifecycle_configuration(
-    front: &Front,
-    request: S3Request<GetBucketLifecycleConfigurationInput>,
-) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
-    convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    let found = LIFECYCLE.get(front, &request.input.bucket).await?;
-    Ok(S3Response::new(GetBucketLifecycleConfigurationOutput {
-        rules: Some(found.rules),
-        ..Default::default()
-    }))
-}
-
-pub(super) async fn put_bucket_lifecycle_configuration(
-    front: &Front,
-    request: S3Request<PutBucketLifecycleConfigurationInput>,
-) -> S3Result<S3Response<PutBucketLifecycleConfigurationOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let Some(mut configuration) = input.lifecycle_configuration else {
-        return Err(malformed("There is no lifecycle configuration."));
-    };
-    check(&mut configuration)?;
-    LIFECYCLE.put(front, &input.bucket, Some(&configuration)).await?;
-    Ok(S3Response::new(PutBucketLifecycleConfigurationOutput::default()))
-}
-
-pub(super) async fn delete_bucket_lifecycle(
-    front: &Front,
-    request: S3Request<DeleteBucketLifecycleInput>,
-) -> S3Result<S3Response<DeleteBucketLifecycleOutput>> {
-    convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    LIFECYCLE.put(front, &request.input.bucket, None).await?;
-    Ok(S3Response::new(DeleteBucketLifecycleOutput {}))
+documents! {
+    LIFECYCLE:
+        get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput) |found|
+            GetBucketLifecycleConfigurationOutput { rules: Some(found.rules), ..Default::default() },
+        put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput)
+            lifecycle_configuration by checked,
+        delete_bucket_lifecycle(DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput);
 }
 
 /// Checks the rules, and names those without a name.
-fn check(configuration: &mut BucketLifecycleConfiguration) -> S3Result<()> {
+fn checked(given: Option<BucketLifecycleConfiguration>) -> S3Result<BucketLifecycleConfiguration> {
+    let Some(mut configuration) = given else {
+        return Err(malformed("There is no lifecycle configuration."));
+    };
     let rules = &mut configuration.rules;
     if rules.is_empty() || rules.len() > MOST_RULES {
         return Err(malformed("There are 1 to 1000 lifecycle rules."));
@@ -78,7 +59,7 @@ fn check(configuration: &mut BucketLifecycleConfiguration) -> S3Result<()> {
             ));
         }
     }
-    Ok(())
+    Ok(configuration)
 }
 
 fn check_rule(rule: &LifecycleRule) -> S3Result<()> {

@@ -2,7 +2,7 @@
 
 use super::{
     Front,
-    attributes::{Sums, algorithm_of},
+    attributes::{algorithm_of, checksum_type},
     convert, error,
 };
 use crate::engine::{ListPage, ListQuery};
@@ -118,7 +118,7 @@ fn entries(
         .into_iter()
         .map(|(key, info)| Object {
             checksum_algorithm: Some(vec![algorithm_of(&info)]),
-            checksum_type: Sums::of(&info, true).kind,
+            checksum_type: Some(checksum_type(info.attributes.checksums.is_composite)),
             key: Some(convert::encode(&key, encoding)),
             e_tag: Some(convert::etag(&info.etag)),
             last_modified: Some(convert::timestamp(info.modified)),

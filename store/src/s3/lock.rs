@@ -2,12 +2,14 @@
 
 use super::{
     Front,
-    attributes::{default_retention, holds, malformed, retention, retention_mode},
-    convert, error, get,
+    attributes::{default_retention, hold_name, holds, malformed, retention, retention_mode},
+    convert, error,
+    known::{self, named},
 };
-use crate::engine::{Amendment, BucketChange, Period, Precondition};
+use crate::engine::{Amendment, BucketChange, Period};
+use http::StatusCode;
 use s3s::{
-    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Error, S3Request, S3Response, S3Result,
     dto::{
         DefaultRetention, GetObjectLegalHoldInput, GetObjectLegalHoldOutput, GetObjectLockConfigurationInput,
         GetObjectLockConfigurationOutput, GetObjectRetentionInput, GetObjectRetentionOutput,
@@ -24,12 +26,11 @@ pub(super) async fn get_object_lock_configuration(
     convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
     let bucket = front.engine.bucket(&request.input.bucket).await;
     let Some(default) = bucket.map_err(error::answer)?.lock else {
-        let mut answer = S3Error::with_message(
-            S3ErrorCode::ObjectLockConfigurationNotFoundError,
+        return Err(error::coded(
+            "ObjectLockConfigurationNotFoundError",
+            StatusCode::NOT_FOUND,
             "Object Lock configuration does not exist for this bucket",
-        );
-        answer.set_status_code(http::StatusCode::NOT_FOUND);
-        return Err(answer);
+        ));
     };
     let rule = default.map(|(mode, period)| ObjectLockRule {
         default_retention: Some(DefaultRetention {
@@ -104,13 +105,11 @@ pub(super) async fn put_object_retention(
         (None, None) => None,
         _ => return Err(malformed("A retention has a mode and a date.")),
     };
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
     let amendment = Amendment::Retention {
         retention,
         bypasses_governance: input.bypass_governance_retention == Some(true),
     };
-    let amended = front.engine.amend(&object, amendment).await;
-    amended.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    known::amend(front, named!(input), amendment).await?;
     Ok(S3Response::new(PutObjectRetentionOutput::default()))
 }
 
@@ -121,9 +120,7 @@ pub(super) async fn get_object_retention(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     must_lock(front, &input.bucket).await?;
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    let info = info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    let info = known::info(front, named!(input)).await?;
     let Some(retention) = info.attributes.retention else {
         return Err(none_there());
     };
@@ -136,12 +133,11 @@ pub(super) async fn get_object_retention(
 }
 
 fn none_there() -> S3Error {
-    let mut answer = S3Error::with_message(
-        S3ErrorCode::NoSuchObjectLockConfiguration,
+    error::coded(
+        "NoSuchObjectLockConfiguration",
+        StatusCode::NOT_FOUND,
         "The specified object does not have a ObjectLock configuration",
-    );
-    answer.set_status_code(http::StatusCode::NOT_FOUND);
-    answer
+    )
 }
 
 pub(super) async fn put_object_legal_hold(
@@ -155,10 +151,8 @@ pub(super) async fn put_object_legal_hold(
     let Some(status) = status else {
         return Err(malformed("A legal hold has a status."));
     };
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
     let amendment = Amendment::LegalHold(holds(status.as_str())?);
-    let amended = front.engine.amend(&object, amendment).await;
-    amended.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    known::amend(front, named!(input), amendment).await?;
     Ok(S3Response::new(PutObjectLegalHoldOutput::default()))
 }
 
@@ -169,13 +163,13 @@ pub(super) async fn get_object_legal_hold(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     must_lock(front, &input.bucket).await?;
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    let info = info.map_err(|error| get::read_error(error, &Precondition::default()))?;
-    let Some(status) = get::legal_hold_of(info.attributes.legal_hold) else {
+    let info = known::info(front, named!(input)).await?;
+    let Some(holds) = info.attributes.legal_hold else {
         return Err(none_there());
     };
     Ok(S3Response::new(GetObjectLegalHoldOutput {
-        legal_hold: Some(ObjectLockLegalHold { status: Some(status) }),
+        legal_hold: Some(ObjectLockLegalHold {
+            status: Some(hold_name(holds)),
+        }),
     }))
 }

@@ -3,14 +3,14 @@
 
 use super::{
     Front,
-    attributes::{Given, Sums, checksums},
+    attributes::{Sums, checksum_type, version_id},
     body::{self, Beside, Incoming, Sent},
-    convert::{self, Written},
-    copy, error, put,
+    convert, copy, error,
+    fields::{attributes, checksums, headers, other_class, refuse_customer_key, refuse_unbuilt, with_sums},
+    put,
 };
 use crate::engine::{
-    ByteRange, CRC64NVME, Checksum, CompleteOptions, Error, PartOptions, PartRef, Pending, Precondition,
-    UploadOptions,
+    ByteRange, Checksum, CompleteOptions, PartOptions, PartRef, Pending, Precondition, UploadOptions,
 };
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -30,61 +30,22 @@ pub(super) async fn create_multipart_upload(
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[
-        (
-            input.acl.is_some_and(|acl| acl.as_str() != "private"),
-            "An ACL other than private",
-        ),
-        (
-            input.grant_full_control.is_some()
-                || input.grant_read.is_some()
-                || input.grant_read_acp.is_some()
-                || input.grant_write_acp.is_some(),
-            "Granting access by ACL",
-        ),
+    refuse_unbuilt!(
+        input,
         (
             input.sse_customer_algorithm.is_some()
                 || input.ssekms_key_id.is_some()
                 || input.server_side_encryption.is_some(),
             "Server-side encryption",
         ),
-        (
-            input
-                .storage_class
-                .is_some_and(|class| class.as_str() != "STANDARD"),
-            "A storage class other than STANDARD",
-        ),
-    ])?;
+        other_class!(input),
+    )?;
     let object = convert::object(&input.bucket, &input.key);
-    let headers = Written {
-        content_type: input.content_type,
-        content_encoding: input.content_encoding,
-        content_disposition: input.content_disposition,
-        content_language: input.content_language,
-        cache_control: input.cache_control,
-        metadata: input.metadata,
-    }
-    .into_headers();
-    let attributes = Given {
-        tagging: input.tagging,
-        mode: input.object_lock_mode,
-        until: input.object_lock_retain_until_date,
-        hold: input.object_lock_legal_hold_status,
-        expires: input.expires,
-        redirect: input.website_redirect_location,
-    }
-    .read()?;
     let checksum = wanted_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
-    let checksum_type = checksum.map_or(
-        ChecksumType::FULL_OBJECT,
-        |(_, is_composite)| match is_composite {
-            true => ChecksumType::COMPOSITE,
-            false => ChecksumType::FULL_OBJECT,
-        },
-    );
+    let (checksum_algorithm, checksum_type) = told(checksum);
     let options = UploadOptions {
-        headers,
-        attributes,
+        headers: headers!(input),
+        attributes: attributes!(input)?,
         checksum,
     };
     let id = front
@@ -96,11 +57,8 @@ pub(super) async fn create_multipart_upload(
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(id),
-        checksum_type: input
-            .checksum_algorithm
-            .is_some()
-            .then(|| ChecksumType::from_static(checksum_type)),
-        checksum_algorithm: input.checksum_algorithm,
+        checksum_algorithm,
+        checksum_type,
         ..Default::default()
     }))
 }
@@ -111,21 +69,14 @@ pub(super) async fn upload_part(
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-        "Encryption with a given key",
-    )])?;
+    refuse_customer_key!(input)?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
     let declared = front.engine.upload_checksum(&object, &input.upload_id).await;
     let declared = declared.map_err(error::answer)?;
     let sent = Sent {
         content_md5: input.content_md5,
-        crc32: input.checksum_crc32,
-        crc32c: input.checksum_crc32c,
-        crc64nvme: input.checksum_crc64nvme,
-        sha1: input.checksum_sha1,
-        sha256: input.checksum_sha256,
+        checksums: checksums!(input),
         computing: declared.map(|(kind, _)| kind),
     };
     check_declared(declared, &sent, &request.headers)?;
@@ -148,15 +99,10 @@ pub(super) async fn upload_part(
     let part = stored.map_err(error::answer)?;
     let sums = Sums::from(part.checksums.clone(), part.crc64nvme);
     Ok(S3Response::with_headers(
-        UploadPartOutput {
+        with_sums! { sums => UploadPartOutput {
             e_tag: Some(convert::etag(&part.etag)),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
             ..Default::default()
-        },
+        } },
         receipt.headers(part.size),
     ))
 }
@@ -223,15 +169,10 @@ pub(super) async fn upload_part_copy(
     let copied_version = source_version.map(|version| version.to_string());
     Ok(S3Response::new(UploadPartCopyOutput {
         copy_source_version_id: copied_version,
-        copy_part_result: Some(CopyPartResult {
+        copy_part_result: Some(with_sums! { sums => CopyPartResult {
             e_tag: Some(convert::etag(&part.etag)),
             last_modified: Some(convert::timestamp(part.modified)),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
-        }),
+        } }),
         ..Default::default()
     }))
 }
@@ -242,10 +183,7 @@ pub(super) async fn complete_multipart_upload(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
-        "Encryption with a given key",
-    )])?;
+    refuse_customer_key!(input)?;
     let listed = input
         .multipart_upload
         .and_then(|upload| upload.parts)
@@ -261,36 +199,17 @@ pub(super) async fn complete_multipart_upload(
         parts.push(PartRef {
             number: part_number(number)?,
             etag: etag.into_value(),
-            checksums: {
-                let mut named = checksums(
-                    part.checksum_crc32,
-                    part.checksum_crc32c,
-                    part.checksum_sha1,
-                    part.checksum_sha256,
-                );
-                named.extend(part.checksum_crc64nvme.map(|value| (Checksum::Crc64nvme, value)));
-                named
-            },
+            checksums: checksums!(part),
         });
     }
     let object = convert::object(&input.bucket, &input.key);
     let options = CompleteOptions {
         precondition: convert::precondition(input.if_match, input.if_none_match),
         size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),
-        checksums: checksums(
-            input.checksum_crc32,
-            input.checksum_crc32c,
-            input.checksum_sha1,
-            input.checksum_sha256,
-        ),
+        checksums: checksums!(input),
         is_composite: input
             .checksum_type
             .map(|kind| kind.as_str() == ChecksumType::COMPOSITE),
-        // What is no such checksum matches none.
-        crc64nvme: input
-            .checksum_crc64nvme
-            .map(|text| convert::parse_crc64(&text).ok_or_else(|| error::answer(Error::BadDigest(CRC64NVME))))
-            .transpose()?,
     };
     let info = front
         .engine
@@ -300,20 +219,15 @@ pub(super) async fn complete_multipart_upload(
     let headers = put::last_modified(&info);
     let sums = Sums::of(&info, true);
     Ok(S3Response::with_headers(
-        CompleteMultipartUploadOutput {
+        with_sums! { sums => CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(convert::etag(&info.etag)),
-            checksum_crc32: sums.crc32,
-            checksum_crc32c: sums.crc32c,
-            checksum_crc64nvme: sums.crc64nvme,
-            checksum_sha1: sums.sha1,
-            checksum_sha256: sums.sha256,
             checksum_type: sums.kind,
-            version_id: info.version.map(|version| version.to_string()),
+            version_id: version_id(&info),
             ..Default::default()
-        },
+        } },
         headers,
     ))
 }
@@ -357,17 +271,12 @@ pub(super) async fn list_parts(
         .into_iter()
         .map(|part| {
             let sums = Sums::from(part.checksums, part.crc64nvme);
-            Part {
+            with_sums! { sums => Part {
                 part_number: Some(i32::from(part.number)),
                 size: Some(convert::size(part.size)),
                 e_tag: Some(convert::etag(&part.etag)),
                 last_modified: Some(convert::timestamp(part.modified)),
-                checksum_crc32: sums.crc32,
-                checksum_crc32c: sums.crc32c,
-                checksum_crc64nvme: sums.crc64nvme,
-                checksum_sha1: sums.sha1,
-                checksum_sha256: sums.sha256,
-            }
+            } }
         })
         .collect();
     Ok(S3Response::new(ListPartsOutput {
@@ -463,12 +372,8 @@ fn told(checksum: Option<(Checksum, bool)>) -> (Option<ChecksumAlgorithm>, Optio
     let Some((kind, is_composite)) = checksum else {
         return (None, None);
     };
-    let kind = ChecksumAlgorithm::from_static(kind.name());
-    let of = match is_composite {
-        true => ChecksumType::COMPOSITE,
-        false => ChecksumType::FULL_OBJECT,
-    };
-    (Some(kind), Some(ChecksumType::from_static(of)))
+    let algorithm = ChecksumAlgorithm::from_static(kind.name());
+    (Some(algorithm), Some(checksum_type(is_composite)))
 }
 
 /// Whether a part comes with the checksum that its upload was begun with.

@@ -3,10 +3,11 @@
 use super::{
     Front,
     attributes::{self, MOST_BUCKET_TAGS, MOST_OBJECT_TAGS, set_of_tags, tags_of_set},
-    config::TAGGING,
-    convert, get,
+    config::{TAGGING, documents},
+    convert,
+    known::{self, named},
 };
-use crate::engine::{Amendment, ObjectInfo, Precondition};
+use crate::engine::Amendment;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -18,17 +19,6 @@ use s3s::{
 };
 use std::collections::BTreeMap;
 
-async fn set(
-    front: &Front,
-    (bucket, key): (&str, &str),
-    version: Option<&str>,
-    tags: BTreeMap<String, String>,
-) -> S3Result<ObjectInfo> {
-    let object = convert::version(bucket, key, version)?;
-    let amended = front.engine.amend(&object, Amendment::Tags(tags)).await;
-    amended.map_err(|error| get::read_error(error, &Precondition::default()))
-}
-
 pub(super) async fn put_object_tagging(
     front: &Front,
     request: S3Request<PutObjectTaggingInput>,
@@ -36,8 +26,7 @@ pub(super) async fn put_object_tagging(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     let tags = tags_of_set(input.tagging.tag_set, MOST_OBJECT_TAGS)?;
-    let at = (input.bucket.as_str(), input.key.as_str());
-    let info = set(front, at, input.version_id.as_deref(), tags).await?;
+    let info = known::amend(front, named!(input), Amendment::Tags(tags)).await?;
     Ok(S3Response::new(PutObjectTaggingOutput {
         version_id: attributes::version_id(&info),
     }))
@@ -49,9 +38,7 @@ pub(super) async fn get_object_tagging(
 ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let info = front.engine.head(&object).await;
-    let info = info.map_err(|error| get::read_error(error, &Precondition::default()))?;
+    let info = known::info(front, named!(input)).await?;
     Ok(S3Response::new(GetObjectTaggingOutput {
         version_id: attributes::version_id(&info),
         tag_set: set_of_tags(info.attributes.tags),
@@ -64,49 +51,24 @@ pub(super) async fn delete_object_tagging(
 ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let at = (input.bucket.as_str(), input.key.as_str());
-    let info = set(front, at, input.version_id.as_deref(), BTreeMap::new()).await?;
-    let answer = DeleteObjectTaggingOutput {
+    let untagged = Amendment::Tags(BTreeMap::new());
+    let info = known::amend(front, named!(input), untagged).await?;
+    Ok(S3Response::new(DeleteObjectTaggingOutput {
         version_id: attributes::version_id(&info),
-    };
-    Ok(S3Response::with_status(answer, http::StatusCode::NO_CONTENT))
-}
-
-pub(super) async fn put_bucket_tagging(
-    front: &Front,
-    request: S3Request<PutBucketTaggingInput>,
-) -> S3Result<S3Response<PutBucketTaggingOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let tags = tags_of_set(input.tagging.tag_set, MOST_BUCKET_TAGS)?;
-    let tagging = Tagging {
-        tag_set: set_of_tags(tags),
-    };
-    TAGGING.put(front, &input.bucket, Some(&tagging)).await?;
-    Ok(S3Response::with_status(
-        PutBucketTaggingOutput {},
-        http::StatusCode::NO_CONTENT,
-    ))
-}
-
-pub(super) async fn get_bucket_tagging(
-    front: &Front,
-    request: S3Request<GetBucketTaggingInput>,
-) -> S3Result<S3Response<GetBucketTaggingOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    let tagging = TAGGING.get(front, &input.bucket).await?;
-    Ok(S3Response::new(GetBucketTaggingOutput {
-        tag_set: tagging.tag_set,
     }))
 }
 
-pub(super) async fn delete_bucket_tagging(
-    front: &Front,
-    request: S3Request<DeleteBucketTaggingInput>,
-) -> S3Result<S3Response<DeleteBucketTaggingOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    TAGGING.put(front, &input.bucket, None).await?;
-    Ok(S3Response::new(DeleteBucketTaggingOutput {}))
+documents! {
+    TAGGING:
+        get_bucket_tagging(GetBucketTaggingInput => GetBucketTaggingOutput) |found|
+            GetBucketTaggingOutput { tag_set: found.tag_set },
+        put_bucket_tagging(PutBucketTaggingInput => PutBucketTaggingOutput) tagging by of_bucket,
+        delete_bucket_tagging(DeleteBucketTaggingInput => DeleteBucketTaggingOutput);
+}
+
+fn of_bucket(given: Tagging) -> S3Result<Tagging> {
+    let tags = tags_of_set(given.tag_set, MOST_BUCKET_TAGS)?;
+    Ok(Tagging {
+        tag_set: set_of_tags(tags),
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Front,
-    attributes::{Sums, algorithm_of, malformed},
+    attributes::{algorithm_of, checksum_type, malformed},
     convert, error,
 };
 use crate::engine::{BucketChange, Version, VersionQuery, Versioning};
@@ -108,7 +108,7 @@ pub(super) async fn list_object_versions(
         match found.object {
             Some(info) => versions.push(ObjectVersion {
                 checksum_algorithm: Some(vec![algorithm_of(&info)]),
-                checksum_type: Sums::of(&info, true).kind,
+                checksum_type: Some(checksum_type(info.attributes.checksums.is_composite)),
                 e_tag: Some(convert::etag(&info.etag)),
                 is_latest,
                 key,
