@@ -1,5 +1,7 @@
 //! The remote engine: a storage node, asked over the client of `penstock-rdma`.
 
+mod failure;
+
 use crate::engine::{
     Attributes, Body, Borrower, BucketInfo, ByteRange, Checksums, CompleteOptions, Copied, CopyOptions,
     DeleteOptions, Deleted, Engine, Error, Headers, Lending, ListPage, ListQuery, Loan, Object, ObjectInfo,
@@ -7,9 +9,12 @@ use crate::engine::{
     Versioning, body_error, compared, file_body,
 };
 use bytes::{Bytes, BytesMut};
+use failure::{About, failed};
 use futures::StreamExt;
 use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, ObjectHeaders, Via};
 use std::{fs::File, ops::Range, sync::Arc};
+
+const WITH_ATTRIBUTES: &str = "Writing attributes through this engine";
 
 /// Objects that live on a storage node.
 #[derive(Debug, Clone)]
@@ -102,7 +107,7 @@ impl Engine for Remote {
             attributes,
             ..
         } = options;
-        plain(&attributes)?;
+        carried(&attributes, WITH_ATTRIBUTES)?;
         let body = compared(body, crc64nvme);
         let sent = to_headers(&headers);
         let condition = to_condition(&precondition);
@@ -217,7 +222,7 @@ impl Engine for Remote {
             attributes,
             ..
         } = options;
-        plain(&attributes)?;
+        carried(&attributes, WITH_ATTRIBUTES)?;
         let (sent, condition) = (to_headers(&headers), to_condition(&precondition));
         let size = range.end.saturating_sub(range.start);
         let written = self
@@ -248,7 +253,7 @@ impl Engine for Remote {
     }
 
     async fn delete_with(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<Deleted> {
-        if object.version.is_some() || options.if_match.is_some() || options.size.is_some() {
+        if object.version.is_some() || options.is_conditional() {
             return Err(Error::NotSupported(
                 "Deleting a version, or on a condition, through this engine",
             ));
@@ -259,18 +264,15 @@ impl Engine for Remote {
     }
 
     async fn copy(&self, from: &ObjectRef, to: &ObjectRef, options: CopyOptions) -> Result<Copied> {
-        let CopyOptions {
-            headers,
-            tags,
-            attributes,
-            source,
-            precondition,
-            ..
-        } = options;
-        plain(&attributes)?;
-        if tags.is_some() || source != Precondition::default() || precondition != Precondition::default() {
-            return Err(Error::NotSupported("Copying on a condition through this engine"));
-        }
+        let headers = options.headers;
+        let others = CopyOptions {
+            headers: None,
+            ..options
+        };
+        carried(
+            &others,
+            "Copying with more than other headers through this engine",
+        )?;
         let headers = headers.as_ref().map(to_headers);
         let copied = self
             .client
@@ -310,10 +312,12 @@ impl Engine for Remote {
     }
 
     async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String> {
-        let UploadOptions {
-            headers, attributes, ..
-        } = options;
-        plain(&attributes)?;
+        let headers = options.headers;
+        let others = UploadOptions {
+            headers: Headers::default(),
+            ..options
+        };
+        carried(&others, "Uploading with more than headers through this engine")?;
         let begun = self
             .client
             .create_upload(&object.bucket, &object.key, &to_headers(&headers))
@@ -364,6 +368,11 @@ impl Engine for Remote {
         parts: &[PartRef],
         options: &CompleteOptions,
     ) -> Result<ObjectInfo> {
+        let others = CompleteOptions {
+            precondition: Precondition::default(),
+            ..options.clone()
+        };
+        carried(&others, "Comparing more than parts through this engine")?;
         let named: Vec<_> = parts
             .iter()
             .map(|part| rdma::PartId {
@@ -445,11 +454,11 @@ fn to_info(head: ObjectHead) -> ObjectInfo {
     }
 }
 
-/// What the client does not carry is refused, and not left out.
-fn plain(attributes: &Attributes) -> Result<()> {
-    match *attributes == Attributes::default() {
+/// What the client does not carry is refused, and not left out: `others` are what is asked for besides what it does.
+fn carried<T: Default + PartialEq>(others: &T, what: &'static str) -> Result<()> {
+    match *others == T::default() {
         true => Ok(()),
-        false => Err(Error::NotSupported("Writing attributes through this engine")),
+        false => Err(Error::NotSupported(what)),
     }
 }
 
@@ -464,153 +473,9 @@ fn to_part(part: rdma::Part) -> PartInfo {
     }
 }
 
-/// What a request was about, to give an S3 error code its object back.
-struct About<'a> {
-    bucket: &'a str,
-    key: &'a str,
-    upload: &'a str,
-}
-
-impl<'a> About<'a> {
-    fn bucket(bucket: &'a str) -> Self {
-        Self {
-            bucket,
-            key: "",
-            upload: "",
-        }
-    }
-
-    fn object(object: &'a ObjectRef) -> Self {
-        Self {
-            bucket: &object.bucket,
-            key: &object.key,
-            upload: "",
-        }
-    }
-
-    fn upload(object: &'a ObjectRef, upload: &'a str) -> Self {
-        Self {
-            upload,
-            ..Self::object(object)
-        }
-    }
-}
-
 fn to_range(range: ByteRange) -> rdma::Range {
     match range {
         ByteRange::From { first, last } => rdma::Range::From { first, last },
         ByteRange::Suffix { length } => rdma::Range::Suffix { length },
-    }
-}
-
-/// The engine's error for a failure of the client.
-fn failed(error: rdma::Error, about: &About<'_>) -> Error {
-    let object = || ObjectRef::new(about.bucket, about.key);
-    match error {
-        rdma::Error::Refused {
-            status,
-            code,
-            message,
-        } => match code.as_str() {
-            "NoSuchBucket" => Error::NoSuchBucket(about.bucket.to_owned()),
-            "NotFound" if about.key.is_empty() => Error::NoSuchBucket(about.bucket.to_owned()),
-            "NoSuchKey" | "NotFound" => Error::NoSuchKey(object()),
-            "BucketAlreadyOwnedByYou" | "BucketAlreadyExists" => Error::BucketExists(about.bucket.to_owned()),
-            "BucketNotEmpty" => Error::BucketNotEmpty(about.bucket.to_owned()),
-            "InvalidBucketName" => Error::InvalidBucketName {
-                name: about.bucket.to_owned(),
-                cause: "the storage node refuses it",
-            },
-            "KeyTooLongError" => Error::InvalidKey {
-                key: about.key.chars().take(64).collect(),
-                cause: "it is longer than 1024 bytes",
-            },
-            "QuotaExceeded" => Error::QuotaExceeded(about.bucket.to_owned()),
-            "PreconditionFailed" => Error::PreconditionFailed(object()),
-            "NotModified" => Error::NotModified(object()),
-            "InvalidRange" => Error::InvalidRange {
-                size: first_number(&message),
-            },
-            "NoSuchUpload" => Error::NoSuchUpload(about.upload.to_owned()),
-            "InvalidPart" => Error::InvalidPart(part_number(&message)),
-            "InvalidPartOrder" => Error::InvalidPartOrder,
-            "EntityTooSmall" => Error::PartTooSmall(part_number(&message)),
-            "BadDigest" | "XAmzContentChecksumMismatch" => Error::BadDigest("checksum"),
-            "InvalidArgument" | "InvalidRequest" => Error::InvalidArgument(message),
-            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => {
-                Error::AccessDenied(format!("{code}: {message}"))
-            }
-            "InsufficientStorage" => Error::NoSpace(object().to_string()),
-            _ => Error::Internal {
-                doing: "answered a request",
-                source: rdma::Error::Refused {
-                    status,
-                    code,
-                    message,
-                }
-                .into(),
-            },
-        },
-        rdma::Error::Unreachable { endpoint, source } => Error::Unreachable { endpoint, source },
-        rdma::Error::Stalled { ref endpoint, .. } => Error::Unreachable {
-            endpoint: endpoint.clone(),
-            source: error.into(),
-        },
-        rdma::Error::NoFastPath { ref endpoint, .. } => Error::Unreachable {
-            endpoint: endpoint.clone(),
-            source: error.into(),
-        },
-        rdma::Error::Body(source) => body_error(source),
-        rdma::Error::Length { expected, got } => Error::IncompleteBody { expected, got },
-        rdma::Error::Invalid(cause) => Error::InvalidArgument(cause),
-        rdma::Error::Malformed { .. }
-        | rdma::Error::Damaged
-        | rdma::Error::Lent(_)
-        | rdma::Error::Fabric(_)
-        | rdma::Error::Gpu(_) => Error::Internal {
-            doing: "answered a request",
-            source: error.into(),
-        },
-    }
-}
-
-/// The first number in a message of ours, as the part in "part 3 was not uploaded"; 0 when another server words it otherwise.
-fn first_number(message: &str) -> u64 {
-    let digits = message
-        .split(|c: char| !c.is_ascii_digit())
-        .find(|run| !run.is_empty());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-fn part_number(message: &str) -> u16 {
-    u16::try_from(first_number(message)).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_becomes_the_error_of_what_was_asked() {
-        let refused = |code: &str, message: &str| rdma::Error::Refused {
-            status: 400,
-            code: code.to_owned(),
-            message: message.to_owned(),
-        };
-        let object = ObjectRef::new("b", "k");
-        let about = About::upload(&object, "u");
-        assert!(matches!(failed(refused("NoSuchKey", ""), &about), Error::NoSuchKey(o) if o == object));
-        assert!(
-            matches!(failed(refused("NotFound", ""), &About::bucket("b")), Error::NoSuchBucket(b) if b == "b")
-        );
-        let invalid = Error::InvalidPart(12).to_string();
-        assert!(matches!(
-            failed(refused("InvalidPart", &invalid), &about),
-            Error::InvalidPart(12)
-        ));
-        assert!(matches!(
-            failed(refused("SlowDown", ""), &about),
-            Error::Internal { .. }
-        ));
     }
 }

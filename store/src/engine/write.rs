@@ -55,7 +55,7 @@ pub struct PutOptions {
 }
 
 /// How a multipart upload is begun.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadOptions {
     /// Headers of the object.
     pub headers: Headers,
@@ -75,7 +75,7 @@ impl From<Headers> for UploadOptions {
 }
 
 /// What a copy is made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyOptions {
     /// Headers in place of the source's.
     pub headers: Option<Headers>,
@@ -114,7 +114,7 @@ impl From<Option<Headers>> for CopyOptions {
 }
 
 /// How a multipart upload is finished.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CompleteOptions {
     /// Checked atomically with the write.
     pub precondition: Precondition,
