@@ -118,6 +118,20 @@ def test_an_aborted_upload_is_gone(node, s3, bucket):
             call()
 
 
+def test_completing_again_answers_as_the_first_time(node, s3, bucket):
+    upload = Upload(s3, bucket)
+    upload.part(1, pattern(5 * MIB))
+    upload.part(2, b"end")
+    first = upload.complete()
+    assert upload.complete()["ETag"] == first["ETag"]
+    with refused("NoSuchUpload", 404):
+        upload.complete(upload.parts[:1])
+    s3.put_object(Bucket=bucket, Key="k", Body=b"another")
+    with refused("NoSuchUpload", 404):
+        upload.complete()
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"another"
+
+
 def test_an_upload_of_another_key_is_not_found(s3, bucket):
     upload = Upload(s3, bucket)
     with refused("NoSuchUpload", 404):

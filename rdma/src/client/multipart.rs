@@ -12,14 +12,15 @@ use http::Method;
 use std::time::{Instant, SystemTime};
 
 impl Client {
-    /// Begins an upload and returns its id.
+    /// Begins an upload and returns its id. An answer that is lost leaves an upload without parts behind.
     ///
     /// # Errors
     /// `NoSuchBucket` and transport failures.
     pub async fn create_upload(&self, bucket: &str, key: &str, headers: &ObjectHeaders) -> Result<String> {
         let request = Request::new(Method::POST, bucket, Some(key))
             .query("uploads", "")
-            .object_headers(headers)?;
+            .object_headers(headers)?
+            .repeatedly();
         let (_, document) = self.fetch(&request).await?;
         xml::upload_id(&document).map_err(|cause| self.malformed(cause))
     }
@@ -66,7 +67,8 @@ impl Client {
         Ok((part, via))
     }
 
-    /// Makes the object of the named parts.
+    /// Makes the object of the named parts. Where the answer is lost, it is asked for again: storage nodes answer that as
+    /// they did the first time, as S3 does, with a condition too.
     ///
     /// # Errors
     /// `NoSuchUpload`, `InvalidPart`, `InvalidPartOrder`, `EntityTooSmall`, `PreconditionFailed` and transport failures.
@@ -82,6 +84,7 @@ impl Client {
         let request = Request::new(Method::POST, bucket, Some(key))
             .query("uploadId", upload)
             .condition(condition)?
+            .repeatedly()
             .body(xml::complete_upload(parts).into());
         let (response, document) = self.fetch(&request).await?;
         // S3 may begin the answer with 200 before it knows the outcome, and put the error into the document.

@@ -151,6 +151,12 @@ impl Request {
         self
     }
 
+    /// Repeated though it may have been performed: to do it twice is as good as once.
+    pub fn repeatedly(mut self) -> Self {
+        self.repeat = Repeat::Always;
+        self
+    }
+
     /// Not repeated once it may have been performed.
     pub fn once(mut self) -> Self {
         self.repeat = Repeat::Unperformed;

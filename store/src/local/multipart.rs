@@ -1,7 +1,10 @@
 //! Multipart uploads. A completed one is its parts' extents in a row: no byte is moved.
 
 use super::{
-    Inner, blocking, internal, joined, lock, names, object,
+    Inner, blocking,
+    change::Change,
+    index::Outcome,
+    internal, joined, lock, names, object,
     rows::{Instant, ObjectV2, PartV2, UploadV2, VersionId, rows_of},
     write,
 };
@@ -108,7 +111,8 @@ pub(super) async fn complete(
         (object.clone(), upload.to_owned(), parts.to_vec(), options.clone());
     let change = inner.committer.change(None, move |change| {
         let Some(begun) = change.upload(&object, &upload)? else {
-            return Ok(Err(Error::NoSuchUpload(upload)));
+            let done = completed_before(change, &object, &wanted)?;
+            return Ok(done.ok_or(Error::NoSuchUpload(upload)));
         };
         let joined = choose(&wanted, begun.checksum(), change.parts(&upload)?)
             .and_then(|chosen| join(chosen, begun, &options));
@@ -130,6 +134,32 @@ pub(super) async fn complete(
         Ok(Ok(object::info_of(&bucket, &row)))
     });
     change.await
+}
+
+/// The object, where it is what these parts make. A client whose answer was lost asks once more, and S3 answers as it
+/// did the first time; the upload itself is gone by then.
+fn completed_before(
+    change: &Change<'_>,
+    object: &ObjectRef,
+    parts: &[PartRef],
+) -> Outcome<Option<ObjectInfo>> {
+    let digests = parts.iter().map(|part| hex::decode(part.etag.trim_matches('"')));
+    let Ok(digests) = digests.collect::<std::result::Result<Vec<_>, _>>() else {
+        return Ok(None);
+    };
+    let etag = etag_of_parts(digests.iter().map(Vec::as_slice));
+    let Some(bucket) = change.bucket(&object.bucket)? else {
+        return Ok(None);
+    };
+    let current = change.current(object)?.filter(|row| row.etag == etag);
+    Ok(current.map(|row| object::info_of(&bucket, &row)))
+}
+
+/// As S3 makes it: the digest of the parts' digests, and how many they are.
+fn etag_of_parts<'a>(digests: impl ExactSizeIterator<Item = &'a [u8]>) -> String {
+    let (mut md5, count) = (Md5::new(), digests.len());
+    digests.for_each(|digest| md5.update(digest));
+    format!("{}-{count}", hex::encode(md5.finalize()))
 }
 
 /// The parts that the finisher names, after every check of the S3 API on them.
@@ -179,7 +209,6 @@ fn choose(
 }
 
 fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Result<ObjectV2> {
-    let mut md5 = Md5::new();
     let checksum = begun.checksum();
     if options
         .is_composite
@@ -210,9 +239,8 @@ fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Resul
     };
     attributes.parts = parts.iter().map(of_part).collect();
     row.set(&attributes);
-    let count = parts.len();
+    row.etag = etag_of_parts(parts.iter().map(|part| part.digest.as_slice()));
     for part in parts {
-        md5.update(part.digest);
         row.crc64 = if row.size == 0 {
             part.crc64
         } else {
@@ -221,7 +249,6 @@ fn join(parts: Vec<PartV2>, begun: UploadV2, options: &CompleteOptions) -> Resul
         row.size += part.size;
         row.extents.extend(part.extents);
     }
-    row.etag = format!("{}-{count}", hex::encode(md5.finalize()));
     if options.size.is_some_and(|size| size != row.size) {
         return Err(Error::InvalidRequest(format!(
             "the parts have {} bytes together, and not as many as x-amz-mp-object-size says",
