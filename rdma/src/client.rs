@@ -1,5 +1,6 @@
 //! The client: what all operations share. The operations are in the modules below, one per subject of the S3 API.
 
+pub(crate) mod admin;
 mod body;
 mod bucket;
 mod gpu;

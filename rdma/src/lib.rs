@@ -9,6 +9,7 @@
 //! Callers do not see the transport except in [`Moved`], so that another one than HTTP changes no caller.
 #![deny(unsafe_code)]
 
+pub mod admin;
 mod client;
 mod credentials;
 mod endpoint;

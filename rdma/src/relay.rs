@@ -26,7 +26,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use http::{HeaderValue, Method, Request, Response, Uri, header::HOST, response::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header::HOST, response::Parts};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client as Http, connect::HttpConnector};
@@ -36,6 +36,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+/// How the client of a gateway reaches it, `http` or `https`, beside what the gateway passes on. It gives no right: what came over
+/// plain HTTP is not taken for encrypted because the gateway's own way is.
+pub const PASSED_ON: HeaderName = HeaderName::from_static("x-penstock-passed-on");
 
 /// How a relay reaches its storage node.
 #[derive(Debug, Clone)]

@@ -25,6 +25,12 @@ pub enum KeyError {
         /// What is not.
         missing: &'static str,
     },
+    /// Nothing was given.
+    #[error(
+        "there is no root key pair to sign with; set PENSTOCK_ROOT_ACCESS_KEY and PENSTOCK_ROOT_SECRET_KEY, or name the \
+         storage node's folder with --data"
+    )]
+    Missing,
     /// A file cannot be read or written.
     #[error("the key file {} cannot be used", path.display())]
     File {
@@ -63,29 +69,47 @@ pub struct Sources<'a> {
 /// # Errors
 /// See [`KeyError`]. No message holds a secret.
 pub fn root(sources: &Sources<'_>, folder: &Path) -> Result<(Credentials, Option<PathBuf>), KeyError> {
+    if let Some(pair) = given(sources)? {
+        return Ok((pair, None));
+    }
+    let path = folder.join(FILE);
+    let file_error = |source| KeyError::File {
+        path: path.clone(),
+        source,
+    };
+    let pair = match fs::read_to_string(&path) {
+        Ok(text) => read(&text, &path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(folder).map_err(file_error)?,
+        Err(error) => return Err(file_error(error)),
+    };
+    Ok((pair, Some(path)))
+}
+
+/// The root key pair of a storage node that runs already: the one that was given, or else the one in its folder.
+///
+/// # Errors
+/// See [`KeyError`]. No message holds a secret.
+pub fn known(sources: &Sources<'_>, folder: Option<&Path>) -> Result<Credentials, KeyError> {
+    if let Some(pair) = given(sources)? {
+        return Ok(pair);
+    }
+    let path = folder.ok_or(KeyError::Missing)?.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => read(&text, &path),
+        Err(source) => Err(KeyError::File { path, source }),
+    }
+}
+
+fn given(sources: &Sources<'_>) -> Result<Option<Credentials>, KeyError> {
     let access = half(sources.access_file, sources.access, ACCESS)?;
     let secret = half(sources.secret_file, sources.secret, SECRET)?;
     match (access, secret) {
         (Some((access, access_from)), Some((secret, secret_from))) => {
             check("access key", &access, access_from, 3)?;
             check("secret key", &secret, secret_from, 8)?;
-            Ok((Credentials::new(access, secret), None))
+            Ok(Some(Credentials::new(access, secret)))
         }
-        (None, None) => {
-            let path = folder.join(FILE);
-            let file_error = |source| KeyError::File {
-                path: path.clone(),
-                source,
-            };
-            let pair = match fs::read_to_string(&path) {
-                Ok(text) => read(&text, &path)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    make(folder, &path).map_err(file_error)?
-                }
-                Err(error) => return Err(file_error(error)),
-            };
-            Ok((pair, Some(path)))
-        }
+        (None, None) => Ok(None),
         (Some(_), None) => Err(KeyError::Half {
             given: "the root access key",
             missing: "the root secret key",
@@ -169,24 +193,29 @@ fn read(text: &str, path: &Path) -> Result<Credentials, KeyError> {
     Ok(Credentials::new(access, secret))
 }
 
-/// Makes a pair in a file that only the owner reads, in the form a shell can source. A crash leaves the whole file or none.
-fn make(folder: &Path, path: &Path) -> io::Result<Credentials> {
+/// Makes a pair, in the form a shell can source.
+fn make(folder: &Path) -> io::Result<Credentials> {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let letter = |_| char::from(LETTERS[usize::from(rand::random::<u8>()) % LETTERS.len()]);
     let access: String = (0..20).map(letter).collect();
     let secret = hex::encode(rand::random::<[u8; 20]>());
-    let half_made = folder.join("root-credentials.new");
+    keep_secret(folder, FILE, &format!("{ACCESS}={access}\n{SECRET}={secret}\n"))?;
+    Ok(Credentials::new(access, secret))
+}
+
+/// Writes a file that only its owner reads. A crash leaves the whole file or none.
+pub(crate) fn keep_secret(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let half_made = folder.join(format!("{name}.new"));
     let mut file = fs::File::options()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
         .open(&half_made)?;
-    write!(file, "{ACCESS}={access}\n{SECRET}={secret}\n")?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&half_made, path)?;
-    fs::File::open(folder)?.sync_all()?;
-    Ok(Credentials::new(access, secret))
+    fs::rename(&half_made, folder.join(name))?;
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -3,12 +3,15 @@
 //! ```text
 //!   server (HTTP, TLS) ─ s3 (front door) ─ engine::Engine ─┬─ local::Local    this node's disk
 //!                                                          └─ remote::Remote  another storage node, over the client
+//!                 access: who may do what   admin: keys, quotas, how much there is
 //!   local_path (Unix socket) ─┘ lends the files of `Local` to clients on this host
 //!
 //!   gateway: S3 for clients on a node, passed on to a storage node as they signed it
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod admin;
 pub mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

@@ -33,6 +33,7 @@ mod write;
 pub use lend::ViewError;
 pub use open::OpenError;
 
+use crate::access::KeyStore;
 use crate::engine::{
     Amendment, Body, Borrower, BucketChange, BucketInfo, ByteRange, Checksum, CompleteOptions, Copied,
     CopyOptions, DeleteOptions, Deleted, Engine, Error, Lending, ListPage, ListQuery, Object, ObjectInfo,
@@ -43,6 +44,7 @@ use commit::Committer;
 use data::Data;
 use index::Index;
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -147,6 +149,34 @@ impl Local {
     /// Waits until the reclaiming of what a crash left over, which [`Local::open`] started, has ended.
     pub async fn reclaimed(&self) {
         self.inner.data.swept().await;
+    }
+}
+
+impl Local {
+    /// Objects and bytes of all versions, of each bucket that has any.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub async fn usage_of_buckets(&self) -> Result<HashMap<String, (u64, u64)>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.index.usage().map_err(internal("read the index"))).await
+    }
+}
+
+#[async_trait::async_trait]
+impl KeyStore for Local {
+    async fn keys(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.index.keys().map_err(internal("read the index"))).await
+    }
+
+    async fn set_key(&self, access_key: &str, row: Option<Vec<u8>>) -> Result<()> {
+        let access_key = access_key.to_owned();
+        let change = self.inner.committer.change(None, move |change| {
+            change.set_key(&access_key, row.as_deref())?;
+            Ok(Ok(()))
+        });
+        change.await
     }
 }
 

@@ -1,20 +1,24 @@
 //! `penstock-store`: the storage node.
 #![forbid(unsafe_code)]
 
+mod commands;
+
 use clap::{Parser, Subcommand};
+use commands::{BucketCommand, KeyCommand, StatsCommand};
 use penstock_rdma::{
     fabric::{Purpose, Rails, Unavailable},
     verbs::{self, Machine, PAUSE},
 };
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
-    keys,
+    access::{self, KeyRing, MasterKey},
+    admin, keys,
     lifecycle::Lifecycle,
     local::{Local, OpenError, ViewError},
     local_path::{self, Ledger, LocalServer, SocketOptions},
     metrics::Metrics,
     rdma::{self, Rdma},
-    s3::Service,
+    s3::{Parts, Service},
     server::{self, Server},
 };
 use std::{
@@ -47,6 +51,14 @@ enum Command {
     /// Say whether this machine and this user can move bytes by RDMA: one line per finding, the remedy where something is
     /// missing. Ends with status 1 when RDMA cannot be used.
     Preflight(Preflight),
+    /// Make, list and revoke keys that are limited to buckets and prefixes.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// List, make and delete buckets, and limit how much is in them.
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// Tell how much a storage node holds.
+    Stats(StatsCommand),
 }
 
 #[derive(Debug, clap::Args)]
@@ -125,6 +137,11 @@ struct Serve {
         requires = "gateway_access_key_file"
     )]
     gateway_secret_key_file: Option<PathBuf>,
+
+    /// File with the master key that secrets are sealed with, 32 random bytes as hexadecimal digits or base64. Without one it is
+    /// made in DIR/master-key, beside what it seals.
+    #[arg(long, env = "PENSTOCK_MASTER_KEY_FILE", value_name = "FILE")]
+    master_key_file: Option<PathBuf>,
 
     /// Certificate chain (PEM); with --tls-key S3 is served over HTTPS only.
     #[arg(long, env = "PENSTOCK_TLS_CERT", value_name = "FILE", requires = "tls_key")]
@@ -287,6 +304,10 @@ enum Error {
     #[error(transparent)]
     Keys(#[from] keys::KeyError),
     #[error(transparent)]
+    MasterKey(#[from] access::MasterKeyError),
+    #[error(transparent)]
+    ScopedKeys(#[from] access::KeyError),
+    #[error(transparent)]
     Serve(#[from] server::ServeError),
     #[error(transparent)]
     Admin(#[from] penstock_service::admin::BindError),
@@ -312,6 +333,9 @@ fn main() -> ExitCode {
     let serve = match cli.command {
         Command::Serve(serve) => serve,
         Command::Preflight(preflight) => return runtime.block_on(look(preflight)),
+        Command::Key(key) => return penstock_service::exit(runtime.block_on(key.run())),
+        Command::Bucket(bucket) => return penstock_service::exit(runtime.block_on(bucket.run())),
+        Command::Stats(stats) => return penstock_service::exit(runtime.block_on(stats.run())),
     };
     let outcome = runtime.block_on(run(&cli.service, &serve));
     // What is still blocked on the disk after the drain must not hold the process.
@@ -358,13 +382,16 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     let every = Duration::from_secs(serve.lifecycle_every.into());
     tokio::spawn(lifecycle.run(every, draining.clone()));
     let id = local_path::identity(&serve.data)?;
-    let door = Service::with_rdma(
-        Arc::new(engine.clone()),
+    let master = MasterKey::load(serve.master_key_file.as_deref(), &serve.data)?;
+    let ring = Arc::new(KeyRing::open(&master, Arc::new(engine.clone())).await?);
+    let door = Service::of(Parts {
+        engine: Arc::new(engine.clone()),
         root,
-        serve.region.clone(),
-        metrics.clone(),
-        rdma.clone(),
-    )
+        region: serve.region.clone(),
+        metrics: metrics.clone(),
+        rdma: rdma.clone(),
+        admin: Some(admin::Admin::new(ring, engine.clone())),
+    })
     .named(&id);
     let local = serve_locally(serve, &engine, door.clone(), &id, &metrics)?;
     let scheme = if tls.is_some() { "https" } else { "http" };

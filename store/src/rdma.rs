@@ -22,7 +22,7 @@ mod transfer;
 
 pub use device::Standing;
 
-pub(crate) use connect::{Names, Route};
+pub(crate) use connect::Names;
 pub(crate) use gateway::Carried;
 pub(crate) use receive::Receipt;
 pub(crate) use refusal::Refusal;

@@ -1,7 +1,7 @@
 //! The S3 front door: the S3 API over HTTP, in terms of an [`Engine`].
 //!
 //! ```text
-//! HTTP ─ service (counts, refuses what must not be read) ─ s3s (routes, SigV4) ─ access ─ Front ─ Engine
+//! HTTP ─ service (counts, refuses what must not be read) ─ s3s (routes, SigV4) ─ access (may he?) ─ Front ─ Engine
 //!                └ bound (one request of a connection that was signed for) ───────────────────────┘
 //! ```
 //! What is not built answers `NotImplemented`, also for single headers: a request is done as asked, or refused.
@@ -27,17 +27,21 @@ mod lifecycle;
 mod list;
 mod lock;
 mod multipart;
+mod policy;
 mod put;
 mod service;
 mod tagging;
 mod versions;
 
-pub(crate) use access::Keys;
-pub use service::Service;
+pub(crate) use access::Whence;
+pub(crate) use config::restricts_public_buckets;
+pub(crate) use error::{answer as engine_error, coded as refusal};
 pub(crate) use service::note_operation;
+pub use service::{Parts, Service};
 
-use crate::{engine::Engine, metrics::Metrics, rdma::Rdma};
-use s3s::{S3, S3Request, S3Response, S3Result, dto};
+use crate::{access::Authority, engine::Engine, metrics::Metrics, rdma::Rdma};
+use access::Hidden;
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
 use std::sync::Arc;
 
 /// The S3 operations over an engine.
@@ -47,6 +51,7 @@ struct Front {
     region: String,
     metrics: Metrics,
     rdma: Rdma,
+    authority: Authority,
 }
 
 /// Writes each operation of the S3 trait as a call of the function that does it.
@@ -55,10 +60,20 @@ macro_rules! operations {
         #[async_trait::async_trait]
         impl S3 for Front {
             $(async fn $name(&self, request: S3Request<dto::$input>) -> S3Result<S3Response<dto::$output>> {
-                $module::$name(self, request).await
+                let hides = request.extensions.get::<Hidden>().is_some();
+                let answer = $module::$name(self, request).await;
+                answer.map_err(|error| if hides { hidden(error) } else { error })
             })*
         }
     };
+}
+
+/// Who may not list is told of what is not there as of what he may not have.
+fn hidden(error: S3Error) -> S3Error {
+    match error.code() {
+        S3ErrorCode::NoSuchKey | S3ErrorCode::NoSuchVersion => s3_error!(AccessDenied, "Access Denied"),
+        _ => error,
+    }
 }
 
 operations! {
@@ -102,11 +117,13 @@ operations! {
     get_bucket_cors: cors, GetBucketCorsInput => GetBucketCorsOutput;
     put_bucket_cors: cors, PutBucketCorsInput => PutBucketCorsOutput;
     delete_bucket_cors: cors, DeleteBucketCorsInput => DeleteBucketCorsOutput;
-    get_bucket_policy_status: config, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
+    get_bucket_policy_status: policy, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     put_bucket_request_payment: config, PutBucketRequestPaymentInput => PutBucketRequestPaymentOutput;
     put_bucket_logging: config, PutBucketLoggingInput => PutBucketLoggingOutput;
     put_bucket_notification_configuration: config, PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
-    get_bucket_policy: config, GetBucketPolicyInput => GetBucketPolicyOutput;
+    get_bucket_policy: policy, GetBucketPolicyInput => GetBucketPolicyOutput;
+    put_bucket_policy: policy, PutBucketPolicyInput => PutBucketPolicyOutput;
+    delete_bucket_policy: policy, DeleteBucketPolicyInput => DeleteBucketPolicyOutput;
     get_bucket_lifecycle_configuration: lifecycle, GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
     put_bucket_lifecycle_configuration: lifecycle, PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
     delete_bucket_lifecycle: lifecycle, DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;

@@ -2,8 +2,12 @@
 
 mod stall;
 
-use crate::{metrics::Metrics, s3::Service};
-use hyper::{body::Body, server::conn::http1};
+use crate::{access::Origin, metrics::Metrics, s3::Service};
+use http::Request;
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -109,16 +113,22 @@ impl Server {
     /// Serves until the token fires, then lets requests under way end, for at most 10 s.
     pub async fn run(self, draining: CancellationToken) {
         let graceful = GracefulShutdown::new();
-        let accept =
-            |context: &mut Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
-        while let Some((permit, stream)) = next_connection(&draining, &self.connections, accept).await {
+        let accept = |context: &mut Context<'_>| self.listener.poll_accept(context);
+        while let Some((permit, (stream, address))) =
+            next_connection(&draining, &self.connections, accept).await
+        {
             let open = self.metrics.connection();
             let watcher = graceful.watcher();
+            let origin = Origin {
+                address: address.ip(),
+                by_tls: self.tls.is_some(),
+            };
             let (tls, service, metrics) = (self.tls.clone(), self.service.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 let _held = (permit, open);
-                let answer = hyper::service::service_fn(move |request| {
+                let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
                     let service = service.clone();
+                    request.extensions_mut().insert(origin);
                     async move { service.answer(request).await }
                 });
                 if let Err(error) = connection(stream, tls, answer, watcher).await {

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// What SigV4 leaves unencoded (RFC 3986, 2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -119,9 +119,14 @@ impl Request {
 
     /// A request on the storage node itself.
     pub fn service(method: Method) -> Self {
+        Self::at(method, "/".to_owned())
+    }
+
+    /// A request on a path that is no object's.
+    pub fn at(method: Method, path: String) -> Self {
         Self {
             method,
-            path_and_query: "/".to_owned(),
+            path_and_query: path,
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             repeat: Repeat::Always,

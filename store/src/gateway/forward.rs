@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use penstock_rdma::{
     ERROR_CODE,
     local::{LENT, LENT_CRC64NVME, Lent, LentHeader},
-    relay::{Carrier, Relay, RelayError, Relayed, RelayedBody},
+    relay::{Carrier, PASSED_ON, Relay, RelayError, Relayed, RelayedBody},
 };
 use s3s::{S3Error, S3ErrorCode};
 use std::time::Duration;
@@ -46,6 +46,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 pub(super) struct Forward {
     pub relay: Relay<RequestBody>,
     pub counters: Counters,
+    /// Whether clients reach the gateway over TLS.
+    pub by_tls: bool,
 }
 
 impl Forward {
@@ -54,6 +56,10 @@ impl Forward {
         let method = request.method().clone();
         remove_hop_by_hop(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
+        let reached = if self.by_tls { "https" } else { "http" };
+        request
+            .headers_mut()
+            .insert(PASSED_ON, HeaderValue::from_static(reached));
         // What this connection noted beside the request is not the other one's.
         request.extensions_mut().clear();
         let (request, sent) = RequestBody::of(request, &self.counters);

@@ -87,11 +87,12 @@ impl GatewayServer {
             .map_err(|source| ServeError::Listen { address, source })?;
         Ok(Self {
             listener,
-            tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             forward: Forward {
+                by_tls: tls.is_some(),
                 relay,
                 counters: metrics.of(&name),
             },
+            tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
             connections,
             policy,
         })
@@ -139,7 +140,7 @@ impl GatewayServer {
 /// Asks the storage node who it is until that is known, which tells whether there is a socket of it on this host. The first client
 /// need not do it by the slow way then, which a policy may forbid.
 async fn look(forward: Forward, policy: Policy) {
-    let Forward { relay, counters } = forward;
+    let Forward { relay, counters, .. } = forward;
     let mut was = None;
     loop {
         let mut pause = LOOK;

@@ -3,8 +3,9 @@
 
 use super::{
     index::{
-        BUCKETS, Bytes, DOCUMENTS, FILES, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS,
-        USAGE, VERSIONS, current_in, found_in, marker_in, newest_in, parts_in, upload_in, version_in,
+        BUCKETS, Bytes, DOCUMENTS, FILES, KEYS, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS,
+        UPLOADS, USAGE, VERSIONS, current_in, found_in, marker_in, newest_in, parts_in, upload_in,
+        version_in,
     },
     rows::{
         BucketRow, BucketV2, Extent, FileId, Instant, ObjectRow, ObjectV2, PartRow, PartV2, UploadRow,
@@ -20,6 +21,7 @@ pub(super) struct Change<'t> {
     meta: Table<'t, &'static str, u64>,
     buckets: Table<'t, &'static str, Bytes>,
     documents: Table<'t, Bytes, Bytes>,
+    keys: Table<'t, &'static str, Bytes>,
     objects: Table<'t, Bytes, Bytes>,
     versions: Table<'t, Bytes, Bytes>,
     uploads: Table<'t, Bytes, Bytes>,
@@ -42,6 +44,7 @@ impl<'t> Change<'t> {
             meta: transaction.open_table(META)?,
             buckets: transaction.open_table(BUCKETS)?,
             documents: transaction.open_table(DOCUMENTS)?,
+            keys: transaction.open_table(KEYS)?,
             objects: transaction.open_table(OBJECTS)?,
             versions: transaction.open_table(VERSIONS)?,
             uploads: transaction.open_table(UPLOADS)?,
@@ -105,6 +108,15 @@ impl<'t> Change<'t> {
         self.changed = true;
         let row = encode(&BucketRow::V2(row))?;
         self.buckets.insert(name, row.as_slice())?;
+        Ok(())
+    }
+
+    pub fn set_key(&mut self, access_key: &str, row: Option<&[u8]>) -> Outcome<()> {
+        self.changed = true;
+        match row {
+            Some(row) => self.keys.insert(access_key, row)?.is_some(),
+            None => self.keys.remove(access_key)?.is_some(),
+        };
         Ok(())
     }
 

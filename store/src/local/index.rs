@@ -7,7 +7,10 @@ use super::rows::{
 };
 use crate::engine::{BucketInfo, ObjectInfo, ObjectRef, UploadInfo, Version, Versioning};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 pub(super) type Bytes = &'static [u8];
 
@@ -19,6 +22,8 @@ pub(super) const OBJECTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::n
 pub(super) const VERSIONS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("versions");
 /// Documents of buckets.
 pub(super) const DOCUMENTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("documents");
+/// Access keys beside the root key.
+pub(super) const KEYS: TableDefinition<'_, &str, Bytes> = TableDefinition::new("keys");
 pub(super) const UPLOADS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("uploads");
 pub(super) const PARTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("parts");
 /// Data files and how many extents refer to each.
@@ -134,6 +139,28 @@ impl Index {
             return Ok(None);
         };
         Ok(Some(bucket_info(name, row.value())?))
+    }
+
+    /// All access keys that are kept.
+    pub fn keys(&self) -> Outcome<Vec<(String, Vec<u8>)>> {
+        let table = self.read()?.open_table(KEYS)?;
+        let mut keys = Vec::new();
+        for entry in table.range::<&str>(..)? {
+            let (key, row) = entry?;
+            keys.push((key.value().to_owned(), row.value().to_vec()));
+        }
+        Ok(keys)
+    }
+
+    /// Objects and bytes of all versions, of each bucket that has any.
+    pub fn usage(&self) -> Outcome<HashMap<String, (u64, u64)>> {
+        let table = self.read()?.open_table(USAGE)?;
+        let mut usage = HashMap::new();
+        for entry in table.range::<&str>(..)? {
+            let (bucket, row) = entry?;
+            usage.insert(bucket.value().to_owned(), row.value());
+        }
+        Ok(usage)
     }
 
     pub fn buckets(&self) -> Outcome<Vec<BucketInfo>> {

@@ -6,8 +6,8 @@ use super::{
     commit::Committer,
     data::Data,
     index::{
-        BUCKETS, DOCUMENTS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, META, OBJECTS, PARTS, TOTAL_BYTES,
-        TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS,
+        BUCKETS, DOCUMENTS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, KEYS, META, OBJECTS, PARTS,
+        TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS,
     },
 };
 use crate::engine::Versioning;
@@ -180,6 +180,7 @@ fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
     }
     transaction.open_table(BUCKETS)?;
     transaction.open_table(DOCUMENTS)?;
+    transaction.open_table(KEYS)?;
     transaction.open_table(OBJECTS)?;
     transaction.open_table(VERSIONS)?;
     transaction.open_table(UPLOADS)?;

@@ -4,7 +4,6 @@
 //! this process made for it and that no other connection has, belongs to whoever made the signature: he can go on without.
 //! It ends with the connection, after [`LASTS`], and as soon as the key is another one.
 
-use crate::s3::Keys;
 use http::HeaderValue;
 use s3s::auth::Credentials;
 use std::time::{Duration, Instant};
@@ -44,11 +43,16 @@ impl Bond {
         }
     }
 
-    /// Whose request it is that has no signature and `presented` this. Keys are looked at each time.
-    pub fn principal(&self, presented: &HeaderValue, keys: &Keys, now: Instant) -> Option<&str> {
+    /// Whose request it is that has no signature and `presented` this: an access key. Its secret is looked at each time.
+    pub fn signer(
+        &self,
+        presented: &HeaderValue,
+        secret_of: impl Fn(&str) -> Option<String>,
+        now: Instant,
+    ) -> Option<&str> {
         let signed = self.signed.as_ref().filter(|signed| now < signed.until)?;
         let access = signed.by.access_key.as_str();
-        let is_still = keys.secret_of(access) == Some(signed.by.secret_key.expose());
+        let is_still = secret_of(access).as_deref() == Some(signed.by.secret_key.expose());
         (is_still && self.is_challenge(presented)).then_some(access)
     }
 
@@ -83,11 +87,9 @@ mod tests {
         }
     }
 
-    fn keys(access: &str, secret: &str) -> Keys {
-        Keys {
-            root: penstock_rdma::Credentials::new(access, secret),
-            gateway: None,
-        }
+    /// There is one key.
+    fn keys(access: &'static str, secret: &'static str) -> impl Fn(&str) -> Option<String> + Copy {
+        move |asked| (asked == access).then(|| secret.to_owned())
     }
 
     fn value(text: &str) -> HeaderValue {
@@ -99,7 +101,7 @@ mod tests {
         let (mut bond, other) = (Bond::default(), Bond::default());
         let (own, theirs) = (value(&bond.challenge), value(&other.challenge));
         let (keys, now) = (keys("key", "secret"), Instant::now());
-        assert_eq!(bond.principal(&own, &keys, now), None, "nothing was signed");
+        assert_eq!(bond.signer(&own, keys, now), None, "nothing was signed");
         for wrong in [
             &theirs,
             &value("hello"),
@@ -107,17 +109,13 @@ mod tests {
             &value(&bond.challenge[..31]),
         ] {
             bond.sign(wrong, &signer("key", "secret"));
-            assert_eq!(
-                bond.principal(&own, &keys, now),
-                None,
-                "made for another connection"
-            );
+            assert_eq!(bond.signer(&own, keys, now), None, "made for another connection");
         }
         assert_eq!(bond.offer(now), Some(own.clone()));
         bond.sign(&own, &signer("key", "secret"));
-        assert_eq!(bond.principal(&own, &keys, now), Some("key"));
-        assert_eq!(bond.principal(&theirs, &keys, now), None);
-        assert_eq!(other.principal(&theirs, &keys, now), None);
+        assert_eq!(bond.signer(&own, keys, now), Some("key"));
+        assert_eq!(bond.signer(&theirs, keys, now), None);
+        assert_eq!(other.signer(&theirs, keys, now), None);
         let offered = bond.offer(now).unwrap();
         assert!(
             offered
@@ -126,7 +124,7 @@ mod tests {
                 .starts_with(&format!("{};", bond.challenge))
         );
         let late = now + LASTS + Duration::from_secs(1);
-        assert_eq!(bond.principal(&own, &keys, late), None, "it lasts for a while");
+        assert_eq!(bond.signer(&own, keys, late), None, "it lasts for a while");
         assert_eq!(bond.offer(late), Some(own));
     }
 
@@ -136,8 +134,8 @@ mod tests {
         let own = value(&bond.challenge);
         bond.sign(&own, &signer("key", "secret"));
         let now = Instant::now();
-        assert_eq!(bond.principal(&own, &keys("other", "secret"), now), None);
-        assert_eq!(bond.principal(&own, &keys("key", "changed"), now), None);
-        assert_eq!(bond.principal(&own, &keys("key", "secret"), now), Some("key"));
+        assert_eq!(bond.signer(&own, keys("other", "secret"), now), None);
+        assert_eq!(bond.signer(&own, keys("key", "changed"), now), None);
+        assert_eq!(bond.signer(&own, keys("key", "secret"), now), Some("key"));
     }
 }

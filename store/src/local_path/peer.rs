@@ -1,7 +1,11 @@
 //! Who is at the other end of the socket, and what it was lent.
 
 use super::bond::Bond;
-use crate::{engine::Hold, metrics::Metrics, s3::Keys};
+use crate::{
+    access::{Authority, Principal},
+    engine::Hold,
+    metrics::Metrics,
+};
 use http::HeaderValue;
 use penstock_rdma::local::Descriptors;
 use std::{
@@ -102,11 +106,11 @@ impl Peer {
         locked(&self.bond).sign(presented, signer);
     }
 
-    /// Whether what a request without a signature `presented` stands for one, now.
-    pub fn is_bound(&self, presented: &HeaderValue, keys: &Keys) -> bool {
-        locked(&self.bond)
-            .principal(presented, keys, Instant::now())
-            .is_some()
+    /// Whose signature what a request without one `presented` stands for, now.
+    pub fn bound_to(&self, presented: &HeaderValue, authority: &Authority) -> Option<Principal> {
+        let bond = locked(&self.bond);
+        let signer = bond.signer(presented, |key| authority.secret_of(key), Instant::now());
+        authority.principal(signer?)
     }
 
     /// What the client is to sign, and, once it has, for how long it need not again.

@@ -6,23 +6,22 @@ use super::{
     request::{check_signed, text},
 };
 use crate::s3::note_operation;
-use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use penstock_rdma::{
+    admin,
     fabric::{Connection, Device, QueuePair, Rail},
     protocol::{
         CONNECT, DISCONNECT, Grant, NAME, Offer, Psn, QpToken, READ, RELEASE, RESERVED, SessionId, header,
     },
 };
 use s3s::{
-    Body, S3Request, S3Response, S3Result,
-    route::S3Route,
-    s3_error,
+    Body, S3Request, S3Response, S3Result, s3_error,
     validation::{AwsNameValidation, NameValidation},
 };
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
-/// Names of buckets, and the one that is reserved for the protocol's paths: s3s would refuse those before they come here.
+/// Names of buckets, and those that are reserved for paths that are no bucket's: s3s would refuse them before they come here.
 pub(crate) struct Names(AwsNameValidation);
 
 impl Names {
@@ -33,31 +32,19 @@ impl Names {
 
 impl NameValidation for Names {
     fn validate_bucket_name(&self, name: &str) -> bool {
-        name == RESERVED || self.0.validate_bucket_name(name)
+        name == RESERVED || name == admin::RESERVED || self.0.validate_bucket_name(name)
     }
 }
 
-/// Everything below `/.s3rdma-rc`. s3s has checked the signature before.
-pub(crate) struct Route(pub Rdma);
-
-#[async_trait::async_trait]
-impl S3Route for Route {
-    fn is_match(&self, _: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
-        let below = uri
-            .path()
-            .strip_prefix('/')
-            .and_then(|path| path.strip_prefix(RESERVED));
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-
-    async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        // Anonymous requests do not come here.
+impl Rdma {
+    /// Everything below `/.s3rdma-rc`. The signature was checked before, and there is one.
+    pub(crate) async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let owner = request
             .credentials
             .as_ref()
             .map(|credentials| credentials.access_key.clone())
             .unwrap_or_default();
-        let rdma = &self.0;
+        let rdma = self;
         match request.uri.path() {
             _ if request.method != Method::POST => Err(s3_error!(MethodNotAllowed)),
             CONNECT => {
@@ -87,9 +74,14 @@ impl S3Route for Route {
             _ => Err(s3_error!(MethodNotAllowed)),
         }
     }
-}
 
-impl Rdma {
+    /// Ends the sessions of an access key that gives access to nothing any more.
+    pub(crate) async fn end_sessions_of(&self, owner: &str) {
+        if let Some(plane) = &self.plane {
+            plane.sessions.end_all_of(owner).await;
+        }
+    }
+
     async fn connect(&self, headers: &HeaderMap, owner: &str) -> Result<S3Response<Body>, Refusal> {
         check_signed(headers)?;
         let plane = self.plane.as_ref().ok_or(Refusal::Unsupported)?;

@@ -244,6 +244,18 @@ impl Sessions {
         }
     }
 
+    /// Ends all sessions of an access key that gives access to nothing any more.
+    pub async fn end_all_of(&self, owner: &str) {
+        let theirs: Vec<_> = {
+            let mut table = self.table();
+            let theirs = table.sessions.extract_if(|_, session| session.owner == owner);
+            theirs.map(|(_, session)| session).collect()
+        };
+        for session in theirs {
+            session.queue_pair.kill().await;
+        }
+    }
+
     /// Ends a session whose queue pair failed.
     pub async fn end(&self, session: &Session) {
         self.table().sessions.remove(&session.id);

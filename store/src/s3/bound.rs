@@ -4,8 +4,9 @@
 //! This is no second parser of all that S3 can say: it knows one request, and what is in any way another one is refused with
 //! [`UNBOUND`], to be signed and sent the ordinary way.
 
-use super::{Front, Keys, body, convert, error, get::read_error, lend};
+use super::{Front, access, body, convert, error, get::read_error, lend};
 use crate::{
+    access::{Demand, Principal, Situation},
     engine::{ByteRange, ObjectInfo, ObjectRef, Precondition},
     local_path::Peer,
 };
@@ -58,23 +59,24 @@ struct Asked {
 /// The answer to a request that has no signature.
 pub(super) async fn answer(
     front: &Front,
-    keys: &Keys,
     peer: &Arc<Peer>,
     request: &Request<hyper::body::Incoming>,
 ) -> S3Result<HttpResponse> {
     let headers = request.headers();
     let presented = headers.get(CONNECT);
-    if !presented.is_some_and(|presented| peer.is_bound(presented, keys)) {
-        return Err(unbound(
+    let principal = presented.and_then(|presented| peer.bound_to(presented, &front.authority));
+    let principal = principal.ok_or_else(|| {
+        unbound(
             "nobody has signed for this connection, or too long ago, or with a key that is no longer known",
-        ));
-    }
+        )
+    })?;
     let asked = if request.body().is_end_stream() {
         read(request.method(), request.uri(), headers)
     } else {
         None
     };
     let asked = asked.ok_or_else(|| unbound("it is no plain GetObject that asks for descriptors"))?;
+    check(front, &principal, &asked.object, headers).await?;
     let borrower = lend::asked(headers, request.extensions())?;
     let borrower = borrower.ok_or_else(|| unbound("it asks for no descriptors"))?;
     let lending = lend::lent(front, &asked.object, asked.range, &asked.precondition, &borrower).await;
@@ -100,6 +102,32 @@ pub(super) async fn answer(
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// Whether the object may be read.
+async fn check(
+    front: &Front,
+    principal: &Principal,
+    object: &ObjectRef,
+    headers: &HeaderMap,
+) -> S3Result<()> {
+    let (bucket, key) = (object.bucket.as_str(), object.key.as_str());
+    let free = front.authority.allows_all(principal, Some(bucket)).await;
+    if free.map_err(error::answer)? {
+        return Ok(());
+    }
+    let mut situation = Situation::of(principal).asked(None, headers);
+    situation.is_secure = true;
+    let reading = Demand::reading(bucket, key, false);
+    let allowed = front.authority.allows(&[reading], &situation).await;
+    if !allowed.map_err(error::answer)? {
+        return Err(access::denied(principal));
+    }
+    // What is to be told of an object that is not there, the ordinary way tells.
+    if access::hides_absence(&front.authority, &situation, bucket, key).await? {
+        return Err(unbound("the key may not list this object"));
+    }
+    Ok(())
 }
 
 /// `None` for everything but a GetObject of which every word is known.

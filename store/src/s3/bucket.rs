@@ -1,7 +1,10 @@
 //! CreateBucket, HeadBucket, DeleteBucket, ListBuckets, GetBucketLocation.
 
-use super::{Front, convert, error, fields::refuse_unbuilt};
-use crate::engine::{BucketChange, Versioning};
+use super::{Front, access, convert, error, fields::refuse_unbuilt};
+use crate::{
+    access::Principal,
+    engine::{BucketChange, Versioning},
+};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -11,6 +14,7 @@ use s3s::{
     },
     s3_error,
 };
+use std::sync::Arc;
 
 pub(super) async fn create_bucket(
     front: &Front,
@@ -56,11 +60,9 @@ pub(super) async fn delete_bucket(
     request: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
     convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    front
-        .engine
-        .delete_bucket(&request.input.bucket)
-        .await
-        .map_err(error::answer)?;
+    let deleted = front.engine.delete_bucket(&request.input.bucket).await;
+    front.authority.forget(&request.input.bucket);
+    deleted.map_err(error::answer)?;
     Ok(S3Response::new(DeleteBucketOutput {}))
 }
 
@@ -68,6 +70,11 @@ pub(super) async fn list_buckets(
     front: &Front,
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
+    // A key with scopes sees the buckets that they are of.
+    let key = match access::principal_of(&request.extensions)? {
+        Principal::Key(key) => Some(Arc::clone(key)),
+        _ => None,
+    };
     let input = request.input;
     if input.bucket_region.is_some_and(|region| region != front.region) {
         return Err(error::not_implemented("Listing the buckets of another region"));
@@ -82,7 +89,11 @@ pub(super) async fn list_buckets(
     let prefix = input.prefix.as_deref().unwrap_or("");
     let after = input.continuation_token.as_deref().unwrap_or("");
     let mut buckets = front.engine.buckets().await.map_err(error::answer)?;
-    buckets.retain(|bucket| bucket.name.starts_with(prefix) && bucket.name.as_str() > after);
+    buckets.retain(|bucket| {
+        bucket.name.starts_with(prefix)
+            && bucket.name.as_str() > after
+            && key.as_ref().is_none_or(|key| key.covers(&bucket.name))
+    });
     let more = buckets.len() > limit;
     buckets.truncate(limit);
     let last = buckets.last().map(|bucket| bucket.name.clone());

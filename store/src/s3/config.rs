@@ -1,7 +1,7 @@
 //! What a bucket is configured with: documents that are kept as they came, and reading what cannot be configured.
 
 use super::{Front, attributes::malformed, convert, error};
-use crate::lifecycle::DOCUMENT;
+use crate::{engine::Engine, lifecycle::DOCUMENT};
 use http::StatusCode;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
@@ -11,13 +11,11 @@ use s3s::{
         GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput,
         GetBucketEncryptionInput, GetBucketEncryptionOutput, GetBucketLoggingInput, GetBucketLoggingOutput,
         GetBucketNotificationConfigurationInput, GetBucketNotificationConfigurationOutput,
-        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketPolicyInput,
-        GetBucketPolicyOutput, GetBucketPolicyStatusInput, GetBucketPolicyStatusOutput,
-        GetBucketReplicationInput, GetBucketReplicationOutput, GetBucketRequestPaymentInput,
-        GetBucketRequestPaymentOutput, GetBucketWebsiteInput, GetBucketWebsiteOutput,
-        GetPublicAccessBlockInput, GetPublicAccessBlockOutput, NotificationConfiguration, ObjectOwnership,
-        OwnershipControls, Payer, PublicAccessBlockConfiguration, PutBucketLoggingInput,
-        PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
+        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketReplicationInput,
+        GetBucketReplicationOutput, GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput,
+        GetBucketWebsiteInput, GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
+        NotificationConfiguration, ObjectOwnership, OwnershipControls, Payer, PublicAccessBlockConfiguration,
+        PutBucketLoggingInput, PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
         PutBucketNotificationConfigurationOutput, PutBucketOwnershipControlsInput,
         PutBucketOwnershipControlsOutput, PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput,
         PutPublicAccessBlockInput, PutPublicAccessBlockOutput, Tagging,
@@ -77,7 +75,14 @@ impl<T> Document<T> {
     where
         T: for<'xml> Deserialize<'xml>,
     {
-        let found = front.engine.document(bucket, self.name).await;
+        self.find_in(&*front.engine, bucket).await
+    }
+
+    async fn find_in(&self, engine: &dyn Engine, bucket: &str) -> S3Result<Option<T>>
+    where
+        T: for<'xml> Deserialize<'xml>,
+    {
+        let found = engine.document(bucket, self.name).await;
         let Some(document) = found.map_err(error::answer)? else {
             return Ok(None);
         };
@@ -110,6 +115,7 @@ impl<T> Document<T> {
             bytes = Some(written);
         }
         let kept = front.engine.set_document(bucket, self.name, bytes).await;
+        front.authority.forget(bucket);
         kept.map_err(error::answer)
     }
 }
@@ -167,6 +173,21 @@ documents! {
             GetBucketOwnershipControlsOutput { ownership_controls: Some(found) },
         put_bucket_ownership_controls(PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput) ownership_controls by owned,
         delete_bucket_ownership_controls(DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput);
+}
+
+pub(super) async fn public_access_block(
+    engine: &dyn Engine,
+    bucket: &str,
+) -> S3Result<Option<PublicAccessBlockConfiguration>> {
+    PUBLIC_ACCESS_BLOCK.find_in(engine, bucket).await
+}
+
+/// Whether a public policy opens the bucket to nobody. What cannot be read closes it.
+pub(crate) async fn restricts_public_buckets(engine: &dyn Engine, bucket: &str) -> bool {
+    match public_access_block(engine, bucket).await {
+        Ok(found) => found.is_some_and(|found| found.restrict_public_buckets == Some(true)),
+        Err(_) => true,
+    }
 }
 
 /// What is not said to be blocked is not.
@@ -231,10 +252,6 @@ always_so! {
 }
 
 never_there! {
-    get_bucket_policy_status(GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput):
-        Err(("NoSuchBucketPolicy", "The bucket policy does not exist"));
-    get_bucket_policy(GetBucketPolicyInput => GetBucketPolicyOutput):
-        Err(("NoSuchBucketPolicy", "The bucket policy does not exist"));
     get_bucket_encryption(GetBucketEncryptionInput => GetBucketEncryptionOutput):
         Err(("ServerSideEncryptionConfigurationNotFoundError", "The server side encryption configuration was not found"));
     get_bucket_website(GetBucketWebsiteInput => GetBucketWebsiteOutput):

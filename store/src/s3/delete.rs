@@ -1,7 +1,10 @@
 //! DeleteObject, DeleteObjects.
 
-use super::{Front, attributes::system_time, convert, error};
-use crate::engine::{DeleteOptions, Deleted};
+use super::{Front, access, attributes::system_time, convert, error};
+use crate::{
+    access::Demand,
+    engine::{DeleteOptions, Deleted},
+};
 use futures::{StreamExt, stream};
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
@@ -57,6 +60,9 @@ pub(super) async fn delete_objects(
     front: &Front,
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    let principal = access::principal_of(&request.extensions)?;
+    let whence = access::Whence::of(&request.extensions);
+    let situation = &whence.situation(principal, &request.uri, &request.headers);
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     let quiet = input.delete.quiet == Some(true);
@@ -82,8 +88,18 @@ pub(super) async fn delete_objects(
                     "The version ID specified in the request does not match an existing version.",
                 )),
                 Ok(object) => {
-                    let deleted = front.engine.delete_with(&object, &options).await;
-                    deleted.map_err(error::answer)
+                    let mut demands = vec![Demand::deleting(bucket, &named.key, object.version.is_some())];
+                    if bypasses_governance {
+                        demands.push(Demand::bypassing(bucket, &named.key));
+                    }
+                    match front.authority.allows(&demands, situation).await {
+                        Ok(true) => {
+                            let deleted = front.engine.delete_with(&object, &options).await;
+                            deleted.map_err(error::answer)
+                        }
+                        Ok(false) => Err(access::denied(situation.principal)),
+                        Err(error) => Err(error::answer(error)),
+                    }
                 }
             };
             (named.key, named.version_id, outcome)

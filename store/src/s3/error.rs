@@ -7,7 +7,7 @@ use s3s::{S3Error, S3ErrorCode};
 use std::borrow::Cow;
 
 /// The answer for a failed engine operation. What is our own fault is logged with its causes, and answered without them.
-pub(super) fn answer(error: Error) -> S3Error {
+pub(crate) fn answer(error: Error) -> S3Error {
     use S3ErrorCode as Code;
     let message = error.to_string();
     let code = match &error {
@@ -76,7 +76,7 @@ pub(super) fn answer(error: Error) -> S3Error {
 }
 
 /// An answer whose code has no name in s3s, or another status there.
-pub(super) fn coded(code: &str, status: StatusCode, message: impl Into<Cow<'static, str>>) -> S3Error {
+pub(crate) fn coded(code: &str, status: StatusCode, message: impl Into<Cow<'static, str>>) -> S3Error {
     let code = S3ErrorCode::from_bytes(code.as_bytes())
         .unwrap_or_else(|| S3ErrorCode::Custom(code.to_owned().into()));
     let mut answer = S3Error::with_message(code, message);

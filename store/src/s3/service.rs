@@ -1,24 +1,23 @@
 //! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
 
-use super::{
-    Front,
-    access::{Access, Keys},
-    bound, cors,
-    get::Partial,
-};
+use super::{Front, access::Access, bound, cors, get::Partial};
 use crate::{
+    access::{Authority, KeyRing, Principal},
+    admin::Admin,
     engine::Engine,
     local_path::Peer,
     metrics::Metrics,
-    rdma::{Names, Rdma, Receipt, Refusal, Route},
+    rdma::{Names, Rdma, Receipt, Refusal},
 };
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
-use penstock_rdma::{Credentials, local::NODE_ID};
+use penstock_rdma::{Credentials, admin, local::NODE_ID, protocol};
 use percent_encoding::percent_decode_str;
 use s3s::{
-    Body, HttpError, HttpResponse, S3Error, S3ErrorCode,
+    Body, HttpError, HttpResponse, S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     config::{S3Config, StaticConfigProvider},
+    route::S3Route,
+    s3_error,
     service::{S3Service, S3ServiceBuilder},
 };
 use std::{cell::RefCell, sync::Arc, time::Instant};
@@ -37,12 +36,69 @@ pub(crate) fn note_operation(name: &str) {
     let _unscoped = OPERATION.try_with(|operation| operation.replace(Some(name.to_owned())));
 }
 
+/// What a service is made of.
+pub struct Parts {
+    /// Where objects are.
+    pub engine: Arc<dyn Engine>,
+    /// Who may do everything.
+    pub root: Credentials,
+    /// What clients are told.
+    pub region: String,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether and how bytes go by RDMA.
+    pub rdma: Rdma,
+    /// What administrators work on; without, there is the root key alone.
+    pub admin: Option<Admin>,
+}
+
+/// What is below paths that are no bucket's.
+struct Routes {
+    rdma: Rdma,
+    admin: Option<Admin>,
+    authority: Authority,
+}
+
+fn is_below(path: &str, reserved: &str) -> bool {
+    let rest = path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(reserved));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[async_trait::async_trait]
+impl S3Route for Routes {
+    fn is_match(&self, _: &Method, uri: &Uri, _: &HeaderMap, _: &mut Extensions) -> bool {
+        is_below(uri.path(), protocol::RESERVED) || is_below(uri.path(), admin::RESERVED)
+    }
+
+    async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        if is_below(request.uri.path(), protocol::RESERVED) {
+            return self.rdma.call(request).await;
+        }
+        let signer = request.credentials.as_ref();
+        let principal = signer.and_then(|signer| self.authority.principal(&signer.access_key));
+        if !matches!(principal, Some(Principal::Root)) {
+            return Err(s3_error!(
+                AccessDenied,
+                "Administration is for the root key alone."
+            ));
+        }
+        match &self.admin {
+            Some(admin) => admin.call(&self.rdma, request).await,
+            None => Err(s3_error!(
+                NotImplemented,
+                "This storage node is not administered."
+            )),
+        }
+    }
+}
+
 /// Answers S3 requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
     s3: S3Service,
     front: Front,
-    keys: Keys,
     rdma: Rdma,
     metrics: Metrics,
     node_id: Option<HeaderValue>,
@@ -63,32 +119,54 @@ impl Service {
         metrics: Metrics,
         rdma: Rdma,
     ) -> Self {
+        Self::of(Parts {
+            engine,
+            root,
+            region,
+            metrics,
+            rdma,
+            admin: None,
+        })
+    }
+
+    /// Of these parts.
+    pub fn of(parts: Parts) -> Self {
+        let Parts {
+            engine,
+            root,
+            region,
+            metrics,
+            rdma,
+            admin,
+        } = parts;
         let mut config = S3Config::default();
         config.xml_max_body_size = MAX_DOCUMENT;
         // Form uploads are refused before they come this far.
         config.post_object_max_file_size = 0;
+        let ring = admin
+            .as_ref()
+            .map_or_else(|| Arc::new(KeyRing::empty()), Admin::ring);
+        let authority = Authority::new(root, rdma.gateway().cloned(), ring, Arc::clone(&engine));
         let front = Front {
             engine,
             region,
             metrics: metrics.clone(),
             rdma: rdma.clone(),
-        };
-        let keys = Keys {
-            root,
-            gateway: rdma.gateway().cloned(),
+            authority: authority.clone(),
         };
         let mut builder = S3ServiceBuilder::new(front.clone());
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        builder.set_access(Access {
-            gateway: keys.gateway.as_ref().map(|key| key.access_key_id().to_owned()),
-        });
-        builder.set_auth(keys.clone());
+        builder.set_access(Access(authority.clone()));
+        builder.set_auth(authority.clone());
         builder.set_validation(Names::new());
-        builder.set_route(Route(rdma.clone()));
+        builder.set_route(Routes {
+            rdma: rdma.clone(),
+            admin,
+            authority,
+        });
         Self {
             s3: builder.build(),
             front,
-            keys,
             rdma,
             metrics,
             node_id: None,
@@ -118,7 +196,7 @@ impl Service {
         request: &Request<Incoming>,
     ) -> Result<HttpResponse, HttpError> {
         let begun = Instant::now();
-        let answered = bound::answer(&self.front, &self.keys, peer, request).await;
+        let answered = bound::answer(&self.front, peer, request).await;
         let answer = match answered {
             Ok(answer) => answer,
             Err(refusal) => as_response(refusal)?,

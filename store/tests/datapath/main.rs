@@ -10,6 +10,7 @@ mod faults;
 mod gateway;
 mod gpu;
 mod hostile;
+mod keys;
 mod matrix;
 mod model;
 mod nodes;

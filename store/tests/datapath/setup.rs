@@ -10,10 +10,12 @@ use penstock_rdma::{
 };
 use penstock_service::CancellationToken;
 use penstock_store::{
+    access::{KeyRing, MasterKey},
+    admin::Admin,
     local::Local,
     metrics::Metrics,
     rdma::{Limits, Rdma},
-    s3::Service,
+    s3::{Parts, Service},
     server::Server,
 };
 use prometheus_client::registry::Registry;
@@ -120,13 +122,16 @@ impl Node {
             None => Rdma::off(metrics.clone()),
         };
         let rdma = rdma.with_gateway(Credentials::new(GATE, GATE_SECRET));
-        let door = Service::with_rdma(
-            Arc::clone(&engine) as _,
-            Credentials::new(ACCESS, SECRET),
-            "us-east-1".to_owned(),
-            metrics.clone(),
-            rdma.clone(),
-        );
+        let master = MasterKey::load(None, folder.path()).unwrap();
+        let ring = KeyRing::open(&master, Arc::clone(&engine) as _).await.unwrap();
+        let door = Service::of(Parts {
+            engine: Arc::clone(&engine) as _,
+            root: Credentials::new(ACCESS, SECRET),
+            region: "us-east-1".to_owned(),
+            metrics: metrics.clone(),
+            rdma: rdma.clone(),
+            admin: Some(Admin::new(Arc::new(ring), Local::clone(&engine))),
+        });
         let server = Server::bind(address, None, door, metrics, 1024).await.unwrap();
         let endpoint = format!("http://{}", server.address().unwrap());
         let stop = CancellationToken::new();
@@ -263,12 +268,12 @@ pub fn client_of(
         ..Options::default()
     };
     change(&mut options);
-    Client::new(
-        endpoint.parse().unwrap(),
-        Credentials::new(ACCESS, SECRET),
-        options,
-    )
-    .unwrap()
+    client_as(endpoint, Credentials::new(ACCESS, SECRET), options)
+}
+
+/// A client that signs with another key than most.
+pub fn client_as(endpoint: &str, credentials: Credentials, options: Options) -> Client {
+    Client::new(endpoint.parse().unwrap(), credentials, options).unwrap()
 }
 
 /// A node and one client's device on the loopback fabric, whose faults the test injects.

@@ -8,6 +8,7 @@ use crate::{
 };
 use penstock_rdma::{
     Client, Condition, Credentials, ObjectHeaders, Options, Policy, Range, Via,
+    admin::{Access, KeyRequest, Scope},
     local::{CONNECT_FIRST, UNBOUND},
 };
 use std::{
@@ -97,17 +98,16 @@ impl Connection {
     }
 
     /// A GET of descriptors with all of `headers` signed by `secret`.
-    fn signed_by(&mut self, secret: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    fn signed_by(&mut self, key: (&str, &str), path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut all = vec![(LEND, "prefer")];
         all.extend(headers);
-        let key = Some((ACCESS, secret));
-        let proof = signature("GET", &format!("http://{HOST}{path}"), &all, &[], key);
+        let proof = signature("GET", &format!("http://{HOST}{path}"), &all, &[], Some(key));
         all.extend(proof.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         self.ask("GET", path, &all)
     }
 
     fn signed(&mut self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.signed_by(SECRET, path, headers)
+        self.signed_by((ACCESS, SECRET), path, headers)
     }
 
     /// The same without a signature, with `challenge` in its place.
@@ -119,10 +119,14 @@ impl Connection {
 
     /// Signs for it; returns its challenge.
     fn bind(&mut self, path: &str) -> String {
-        let hello = self.signed(path, &[(CONNECT, CONNECT_FIRST)]);
+        self.bind_by((ACCESS, SECRET), path)
+    }
+
+    fn bind_by(&mut self, key: (&str, &str), path: &str) -> String {
+        let hello = self.signed_by(key, path, &[(CONNECT, CONNECT_FIRST)]);
         let challenge = hello.challenge().to_owned();
         assert!(challenge.len() == 32 && !hello.is_bound());
-        assert!(self.signed(path, &[(CONNECT, &challenge)]).is_bound());
+        assert!(self.signed_by(key, path, &[(CONNECT, &challenge)]).is_bound());
         challenge
     }
 }
@@ -151,7 +155,7 @@ async fn only_a_signature_over_its_own_challenge_binds_a_connection() {
             assert!(signed.status == 200 && !signed.is_bound(), "{presented:?}");
             assert!(one.bare(path, &challenge, &[]).is_unbound(), "{presented:?}");
         }
-        let forged = one.signed_by("another-secret", path, &[(CONNECT, &challenge)]);
+        let forged = one.signed_by((ACCESS, "another-secret"), path, &[(CONNECT, &challenge)]);
         assert!(forged.status == 403 && !forged.is_bound());
         let mut beside = vec![(LEND, "only"), (CONNECT, &challenge)];
         let uri = format!("http://{HOST}{path}");
@@ -198,6 +202,50 @@ async fn only_a_signature_over_its_own_challenge_binds_a_connection() {
             200,
             "a refusal ends nothing"
         );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_with_scopes_has_no_more_without_a_signature() {
+    let host = Host::start().await;
+    for key in ["own/k", "other/k"] {
+        host.put(key, &pattern(1, 1000)).await;
+    }
+    let root = host.local();
+    let scope = Scope {
+        bucket: "bucket".to_owned(),
+        prefix: "own/".to_owned(),
+        access: Access::Read,
+    };
+    let request = KeyRequest {
+        name: "reader".to_owned(),
+        scopes: vec![scope],
+        expires: None,
+    };
+    let key = root.create_key(&request).await.unwrap();
+    let (access, secret) = (key.info.access_key_id, key.secret_access_key);
+    let named = access.clone();
+    let (bound, late) = std::sync::mpsc::channel();
+    by_hand(&host, move |socket| {
+        let mut connection = Connection::to(socket);
+        let challenge = connection.bind_by((&named, &secret), "/bucket/own/k");
+        let lent = connection.bare("/bucket/own/k", &challenge, &[]);
+        assert!(lent.status == 200 && lent.headers.contains_key(LENT));
+        let other = connection.bare("/bucket/other/k", &challenge, &[]);
+        assert!(
+            other.status == 403 && other.body.contains("AccessDenied"),
+            "{}",
+            other.body
+        );
+        assert!(!other.headers.contains_key(LENT));
+        bound.send((connection, challenge)).unwrap();
+    })
+    .await;
+    root.revoke_key(&access).await.unwrap();
+    by_hand(&host, move |_| {
+        let (mut connection, challenge) = late.recv().unwrap();
+        assert!(connection.bare("/bucket/own/k", &challenge, &[]).is_unbound());
     })
     .await;
 }

@@ -12,11 +12,14 @@ use crate::{
 use penstock_rdma::{Client, Condition, Credentials, ObjectHeaders, Options, Policy, Range};
 use penstock_service::CancellationToken;
 use penstock_store::{
+    access::{KeyRing, MasterKey},
+    admin::Admin,
     engine::{Engine, ObjectRef, PutOptions},
     local::Local,
     local_path::{Ledger, Limits, LocalServer, SocketOptions},
     metrics::Metrics,
-    s3::Service,
+    rdma::Rdma,
+    s3::{Parts, Service},
     server::Server,
 };
 use prometheus_client::registry::Registry;
@@ -57,12 +60,16 @@ impl Host {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let root = Credentials::new(ACCESS, SECRET);
-        let service = Service::new(
-            Arc::new(engine.clone()),
+        let master = MasterKey::load(None, folder.path()).unwrap();
+        let ring = KeyRing::open(&master, Arc::new(engine.clone())).await.unwrap();
+        let service = Service::of(Parts {
+            engine: Arc::new(engine.clone()),
             root,
-            "us-east-1".into(),
-            metrics.clone(),
-        );
+            region: "us-east-1".into(),
+            metrics: metrics.clone(),
+            rdma: Rdma::off(metrics.clone()),
+            admin: Some(Admin::new(Arc::new(ring), engine.clone())),
+        });
         let service = service.named(&"0123456789abcdef".repeat(2));
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(anywhere, None, service.clone(), metrics.clone(), 64)
