@@ -67,6 +67,23 @@ async fn a_storage_cluster_becomes_ready_and_says_so_truthfully() -> Result<()> 
         let shown = penstock_e2e::command::kubectl(&["-n", &ns.name, "get", "storageclusters"]).await?;
         ensure!(shown.contains("READY") && shown.contains("True"), "{shown}");
 
+        // An administrator needs nothing but the pod.
+        let pod = format!("{}-0", cluster.name);
+        let exec = ["-n", &ns.name, "exec", &pod, "--", "penstock-store"];
+        let administer =
+            async |words: &[&str]| penstock_e2e::command::kubectl(&[&exec[..], words].concat()).await;
+        let made = administer(&[
+            "key", "create", "--name", "ci", "--read", "models", "--output", "json",
+        ])
+        .await?;
+        let made: serde_json::Value = serde_json::from_str(&made)?;
+        let listed = administer(&["key", "list"]).await?;
+        let id = made["accessKeyId"].as_str().unwrap_or("?");
+        ensure!(listed.contains(id) && listed.contains("read models"), "{listed}");
+        administer(&["key", "revoke", id]).await?;
+        let stats = administer(&["stats"]).await?;
+        ensure!(stats.contains("buckets:   0"), "{stats}");
+
         // The secret key is nowhere but in the Secret.
         let key = storage::secret_value(&ns, &cluster.credentials, "secretAccessKey").await?;
         ensure!(key.len() >= 32, "the secret key is short");

@@ -88,8 +88,6 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bo
         "--data=/data".to_owned(),
         format!("--listen=0.0.0.0:{S3_PORT}"),
         format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
-        format!("--root-access-key-file={CREDENTIALS}/accessKeyId"),
-        format!("--root-secret-key-file={CREDENTIALS}/secretAccessKey"),
         // Also where RDMA is required, since a node that ends cannot say why there is none: the condition judges that.
         format!(
             "--rdma={}",
@@ -99,6 +97,14 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bo
                 "prefer"
             }
         ),
+    ];
+    // Read by `serve`, and by the commands of an administrator (`kubectl exec … penstock-store key list`).
+    let scheme = if spec.tls.enabled { "https" } else { "http" };
+    let mut env = vec![
+        json!({"name": "PENSTOCK_LOG_FORMAT", "value": "json"}),
+        json!({"name": "PENSTOCK_ROOT_ACCESS_KEY_FILE", "value": format!("{CREDENTIALS}/accessKeyId")}),
+        json!({"name": "PENSTOCK_ROOT_SECRET_KEY_FILE", "value": format!("{CREDENTIALS}/secretAccessKey")}),
+        json!({"name": "PENSTOCK_ENDPOINT", "value": format!("{scheme}://localhost:{S3_PORT}")}),
     ];
     if let Some(device) = &spec.rdma.device {
         args.push(format!("--rdma-device={device}"));
@@ -134,11 +140,12 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bo
     if spec.tls.enabled {
         args.push(format!("--tls-cert={TLS}/tls.crt"));
         args.push(format!("--tls-key={TLS}/tls.key"));
+        env.push(json!({"name": "PENSTOCK_CA_FILE", "value": format!("{TLS}/ca.crt")}));
         mounts.push(json!({"name": "tls", "mountPath": TLS, "readOnly": true}));
         // The CA's own key stays out of the pod.
         volumes.push(json!({
             "name": "tls",
-            "secret": {"secretName": names.tls(), "items": items(&["tls.crt", "tls.key"]), "defaultMode": 0o440},
+            "secret": {"secretName": names.tls(), "items": items(&["tls.crt", "tls.key", "ca.crt"]), "defaultMode": 0o440},
         }));
     }
     if let Some(folder) = &spec.local_path {
@@ -176,7 +183,7 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bo
         },
         "containers": [{
             "name": "store", "image": image(cluster, config), "imagePullPolicy": pull_policy, "args": args,
-            "env": [{"name": "PENSTOCK_LOG_FORMAT", "value": "json"}],
+            "env": env,
             "ports": [
                 {"name": "s3", "containerPort": S3_PORT, "protocol": "TCP"},
                 {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},

@@ -1,5 +1,5 @@
 //! Which pages of other origins browsers let read what (Fetch standard, "CORS protocol"; S3 API, "Using cross-origin resource
-//! sharing"). It gives nobody a right: requests are signed all the same.
+//! sharing"). It gives nobody a right: who may do what is asked all the same.
 
 use super::{
     Front,
