@@ -81,12 +81,6 @@ def test_signature_version_2_is_refused(node, bucket):
     assert (status, code(answer)) == (400, "InvalidRequest")
 
 
-def test_html_form_uploads_are_not_implemented(node, bucket):
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    status, _, answer = raw(node, "POST", f"/{bucket}", headers, b"--x\r\n\r\n--x--")
-    assert (status, code(answer)) == (501, "NotImplemented")
-
-
 def fetch(url, method="GET", data=None):
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method=method, data=data)) as answer:

@@ -20,6 +20,7 @@ mod delete;
 mod error;
 mod facts;
 mod fields;
+mod form;
 mod get;
 mod known;
 mod lend;

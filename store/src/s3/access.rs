@@ -210,6 +210,11 @@ impl Whence {
         }
     }
 
+    /// Whether it came over TLS.
+    pub fn by_tls(&self) -> bool {
+        self.origin.is_some_and(|origin| origin.by_tls)
+    }
+
     /// What is known of the request beside what it asks for.
     pub fn situation<'r>(
         &self,

@@ -56,6 +56,10 @@ pub(super) enum RefusedBody {
     Malformed,
     #[error("The body's trailer lacks the checksum that was announced; nothing was stored.")]
     NoTrailer,
+    #[error("The file has more bytes than the policy of its form lets it have; nothing was stored.")]
+    TooLarge,
+    #[error("The file has fewer bytes than the policy of its form lets it have; nothing was stored.")]
+    TooSmall,
     #[error("No byte of the body came for {} s; nothing was stored.", STALL.as_secs())]
     Stalled,
 }
@@ -68,6 +72,8 @@ impl RefusedBody {
             Self::Incomplete => S3ErrorCode::IncompleteBody,
             Self::Malformed => S3ErrorCode::InvalidRequest,
             Self::NoTrailer => S3ErrorCode::Custom("MalformedTrailerError".into()),
+            Self::TooLarge => S3ErrorCode::EntityTooLarge,
+            Self::TooSmall => S3ErrorCode::EntityTooSmall,
             Self::Stalled => S3ErrorCode::RequestTimeout,
         }
     }
@@ -105,10 +111,15 @@ pub(super) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
 /// The bytes of a write, on their way.
 struct Arriving {
     blob: Option<StreamingBlob>,
-    size: u64,
+    /// Of the file of a form it is known at its end.
+    size: Option<u64>,
     via: Via,
     receipt: Receipt,
 }
+
+/// In the extensions of a request: nobody says beforehand how long the body is.
+#[derive(Clone, Copy)]
+pub(super) struct Unmeasured;
 
 /// The bytes of a write: by RDMA if the request has a token, from a file if one came with it, else its body, which may be in a
 /// gateway's window.
@@ -123,7 +134,7 @@ fn arriving(
         let size = length(headers, content_length)?;
         return Ok(Arriving {
             blob: body,
-            size: size.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?,
+            size: Some(size.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?),
             via: Via::Rdma,
             // Whoever put the body there sees to it.
             receipt: Receipt::none(),
@@ -139,7 +150,7 @@ fn arriving(
         let (blob, receipt) = front.rdma.receive(tokened).map_err(|refusal| refusal.answer())?;
         return Ok(Arriving {
             blob: Some(blob),
-            size,
+            size: Some(size),
             via: Via::Rdma,
             receipt,
         });
@@ -155,15 +166,18 @@ fn arriving(
     if let Some((handed, size)) = handed(headers, extensions)? {
         return Ok(Arriving {
             blob: Some(handed),
-            size,
+            size: Some(size),
             via: Via::Shm,
             receipt: Receipt::none(),
         });
     }
     let size = length(headers, content_length)?;
+    if size.is_none() && extensions.get::<Unmeasured>().is_none() {
+        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
+    }
     Ok(Arriving {
         blob: body,
-        size: size.ok_or_else(|| S3Error::new(S3ErrorCode::MissingContentLength))?,
+        size,
         via: Via::Http,
         receipt: Receipt::none(),
     })
@@ -261,7 +275,7 @@ pub(super) fn incoming(
     Ok(Incoming {
         body: stream::unfold(check, next).boxed(),
         options: PartOptions {
-            size: Some(size),
+            size,
             tag_of,
             crc64nvme,
             checksums: computed,
@@ -377,7 +391,7 @@ impl Check {
 
 /// s3s keeps the types of these errors to itself, so they are told by their names, which its pinned version fixes.
 fn refused(error: s3s::StdError) -> io::Error {
-    if error.is::<Refusal>() {
+    if error.is::<Refusal>() || error.is::<RefusedBody>() {
         return io::Error::other(error);
     }
     let text = error.to_string();

@@ -208,6 +208,14 @@ pub(super) fn limit(asked: Option<i32>, name: &str) -> S3Result<usize> {
     }
 }
 
+/// What a query leaves as it is (RFC 3986, 2.3), and what a path does.
+pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+pub(super) const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
+
 /// What `encoding-type=url` leaves as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')

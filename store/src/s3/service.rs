@@ -1,6 +1,6 @@
 //! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
 
-use super::{Front, access::Access, bound, cors, get::Partial};
+use super::{Front, access::Access, bound, cors, error, form, get::Partial};
 use crate::{
     access::{Authority, KeyRing, Principal},
     admin::Admin,
@@ -141,7 +141,7 @@ impl Service {
         } = parts;
         let mut config = S3Config::default();
         config.xml_max_body_size = MAX_DOCUMENT;
-        // Form uploads are refused before they come this far.
+        // Forms do not come this far.
         config.post_object_max_file_size = 0;
         let ring = admin
             .as_ref()
@@ -244,6 +244,15 @@ impl Service {
             return refused(refusal);
         }
         hide_tokens(&mut request);
+        if form::is_form(&request) {
+            let answer = match form::answer(&self.front, request).await {
+                Ok(answer) => answer,
+                Err(refusal) => as_response(refusal)?,
+            };
+            self.metrics
+                .request("PostObject", answer.status(), begun.elapsed());
+            return Ok(answer);
+        }
         let (request, receipt) = match self.take_in(request) {
             Ok(taken) => taken,
             Err(refusal) => return refused(refusal.answer()),
@@ -330,13 +339,11 @@ fn hide_tokens(request: &mut Request<Incoming>) {
 
 fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    // s3s reads a form's file into memory before anything is checked.
-    if request.method() == Method::POST
-        && header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("multipart/form-data"))
-    {
-        return Some(S3Error::with_message(
-            S3ErrorCode::NotImplemented,
-            "Uploads by HTML form are not implemented.",
+    if form::lacks_form(request) {
+        return Some(error::coded(
+            "PreconditionFailed",
+            StatusCode::PRECONDITION_FAILED,
+            "Bucket POST must be of the enclosure-type multipart/form-data",
         ));
     }
     // s3s believes the signature in the query then, and the list of signed headers in the other one would be believed of it.
