@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import urllib.request
 import uuid
 
 import pytest
@@ -325,3 +326,31 @@ def test_commands_say_in_a_line_what_is_wrong(node):
         assert done.returncode == 1 and cause in done.stderr and len(done.stderr.splitlines()) == 1
     nowhere = command(node, "stats", "--endpoint", "http://127.0.0.1:1")
     assert nowhere.returncode == 1 and "127.0.0.1:1" in nowhere.stderr and len(nowhere.stderr.splitlines()) == 1
+
+
+def test_what_the_disk_has_spoiled_is_told(tmp_path):
+    node = Node(data=tmp_path)
+    s3 = node.client()
+    s3.create_bucket(Bucket="bucket")
+    for key, length in [("good", 1000), ("spoiled", 77_777)]:
+        s3.put_object(Bucket="bucket", Key=key, Body=b"x" * length)
+    clean = command(node, "check")
+    assert (clean.returncode, clean.stdout) == (0, "2 objects, 76.9 KiB, 0 broken\n")
+    [file] = [path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.stat().st_size == 77_777]
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.unlink()
+    file.write_bytes(content)
+    found = command(node, "check", "--output", "json")
+    assert found.returncode == 1 and "1 of the objects are broken" in found.stderr
+    told = json.loads(found.stdout)
+    assert [(entry["bucket"], entry["key"], entry["version"]) for entry in told["objectsBroken"]] == [("bucket", "spoiled", "null")]
+    last = command(node, "check", "--last")
+    assert last.returncode == 1 and "broken: bucket/spoiled: " in last.stdout
+    assert "penstock_store_broken_objects 1" in raw_text(node.admin() + "/metrics")
+    node.close()
+
+
+def raw_text(url):
+    with urllib.request.urlopen(url) as answer:
+        return answer.read().decode()

@@ -146,6 +146,50 @@ pub struct BucketStats {
     pub quota: Option<u64>,
 }
 
+/// How a look at everything that is stored goes, or went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubStatus {
+    /// Whether it is under way.
+    pub running: bool,
+    /// When it began; never, if there was none since the start of the storage node.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub started: Option<OffsetDateTime>,
+    /// When it had seen everything.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub finished: Option<OffsetDateTime>,
+    /// Objects that were compared with their checksums, every version counted.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many of them are not what was written.
+    pub broken: u64,
+    /// Which ones, but for those beyond a thousand.
+    pub objects_broken: Vec<BrokenObject>,
+}
+
+/// An object that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokenObject {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Its version; `null` where it has no name.
+    pub version: String,
+    /// What is wrong.
+    pub cause: String,
+}
+
 /// The most bytes that a bucket may hold; no limit, without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,6 +230,22 @@ impl Client {
     /// `AccessDenied` and transport failures.
     pub async fn stats(&self) -> Result<Stats> {
         self.administer(Call::new(Method::GET, "stats")).await
+    }
+
+    /// Has everything that is stored compared with its checksums.
+    ///
+    /// # Errors
+    /// `ScrubInProgress`, `AccessDenied` and transport failures.
+    pub async fn start_scrub(&self) -> Result<()> {
+        self.order(Call::new(Method::POST, "scrub")).await
+    }
+
+    /// How that goes, or what the last one found.
+    ///
+    /// # Errors
+    /// `AccessDenied` and transport failures.
+    pub async fn scrub_status(&self) -> Result<ScrubStatus> {
+        self.administer(Call::new(Method::GET, "scrub")).await
     }
 
     /// Sets the most bytes that a bucket may hold.

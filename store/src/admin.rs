@@ -7,6 +7,7 @@ use crate::{
     local::Local,
     rdma::Rdma,
     s3::{Whence, note_operation, refusal},
+    scrub::Scrub,
 };
 use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Limited};
@@ -26,12 +27,26 @@ const LARGEST: usize = 256 << 10;
 pub struct Admin {
     ring: Arc<KeyRing>,
     local: Local,
+    scrub: Option<Scrub>,
 }
 
 impl Admin {
     /// Of the node that keeps its objects in `local`.
     pub fn new(ring: Arc<KeyRing>, local: Local) -> Self {
-        Self { ring, local }
+        Self {
+            ring,
+            local,
+            scrub: None,
+        }
+    }
+
+    /// With what looks at everything that is stored.
+    #[must_use]
+    pub fn scrubbing(self, scrub: Scrub) -> Self {
+        Self {
+            scrub: Some(scrub),
+            ..self
+        }
     }
 
     pub(crate) fn ring(&self) -> Arc<KeyRing> {
@@ -74,6 +89,18 @@ impl Admin {
                 let stats = self.stats().await.map_err(crate::s3::engine_error)?;
                 answer(StatusCode::OK, &stats)
             }
+            (&Method::POST, "scrub", "") => {
+                note_operation("AdminStartScrub");
+                if !self.scrub()?.ask() {
+                    let message = "Everything is being looked at already.";
+                    return Err(refusal("ScrubInProgress", StatusCode::CONFLICT, message));
+                }
+                Ok(S3Response::with_status(Body::empty(), StatusCode::ACCEPTED))
+            }
+            (&Method::GET, "scrub", "") => {
+                note_operation("AdminScrubStatus");
+                answer(StatusCode::OK, &self.scrub()?.told())
+            }
             (&Method::PUT, "quotas", bucket) if !bucket.is_empty() => {
                 note_operation("AdminSetQuota");
                 let bucket = bucket.to_owned();
@@ -86,9 +113,15 @@ impl Admin {
                 tracing::info!(%bucket, bytes = quota.bytes, "a quota was set");
                 Ok(S3Response::with_status(Body::empty(), StatusCode::NO_CONTENT))
             }
-            (_, "keys" | "stats" | "quotas", _) => Err(s3_error!(MethodNotAllowed)),
+            (_, "keys" | "stats" | "scrub" | "quotas", _) => Err(s3_error!(MethodNotAllowed)),
             _ => Err(unknown_path()),
         }
+    }
+
+    fn scrub(&self) -> S3Result<&Scrub> {
+        self.scrub
+            .as_ref()
+            .ok_or_else(|| s3_error!(NotImplemented, "This storage node does not scrub."))
     }
 
     async fn stats(&self) -> engine::Result<Stats> {
@@ -122,7 +155,7 @@ impl Admin {
 fn unknown_path() -> S3Error {
     s3_error!(
         MethodNotAllowed,
-        "Below /.penstock/v1 there are keys, quotas and stats."
+        "Below /.penstock/v1 there are keys, quotas, scrub and stats."
     )
 }
 

@@ -1,11 +1,13 @@
 //! What an administrator asks of a running storage node, over its S3 address.
 
 mod bucket;
+mod check;
 mod key;
 mod stats;
 mod words;
 
 pub use bucket::BucketCommand;
+pub use check::CheckCommand;
 pub use key::KeyCommand;
 pub use stats::StatsCommand;
 
@@ -61,6 +63,10 @@ pub enum Error {
     Ca { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Client(#[from] penstock_rdma::Error),
+    #[error("{0} of the objects are broken")]
+    Broken(u64),
+    #[error("the storage node stopped before it had seen everything; check again")]
+    BrokeOff,
     #[error("the answer cannot be written")]
     Output(#[from] serde_json::Error),
 }

@@ -24,4 +24,5 @@ pub mod metrics;
 pub mod rdma;
 pub mod remote;
 pub mod s3;
+pub mod scrub;
 pub mod server;

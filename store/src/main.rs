@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{BucketCommand, KeyCommand, StatsCommand};
+use commands::{BucketCommand, CheckCommand, KeyCommand, StatsCommand};
 use penstock_rdma::{
     fabric::{Purpose, Rails, Unavailable},
     verbs::{self, Machine, PAUSE},
@@ -19,6 +19,7 @@ use penstock_store::{
     metrics::Metrics,
     rdma::{self, Rdma},
     s3::{Parts, Service},
+    scrub::{Pace, Scrub},
     server::{self, Server},
 };
 use std::{
@@ -59,6 +60,9 @@ enum Command {
     Bucket(BucketCommand),
     /// Tell how much a storage node holds.
     Stats(StatsCommand),
+    /// Have a storage node compare everything that it holds with its checksums, and tell what is broken. Ends with status 1 if
+    /// anything is.
+    Check(CheckCommand),
 }
 
 #[derive(Debug, clap::Args)]
@@ -169,6 +173,21 @@ struct Serve {
     #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 86_400,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     lifecycle_day: u32,
+
+    /// Seconds between two looks at everything that is stored, each version of each object compared with its checksum; 0: none but
+    /// those that are asked for. A week by default.
+    #[arg(
+        long,
+        env = "PENSTOCK_SCRUB_EVERY",
+        value_name = "SECONDS",
+        default_value_t = 604_800
+    )]
+    scrub_every: u32,
+
+    /// MiB a second that those may read.
+    #[arg(long, env = "PENSTOCK_SCRUB_RATE", value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    scrub_rate: u32,
 
     #[command(flatten)]
     rdma: RdmaArgs,
@@ -335,6 +354,7 @@ fn main() -> ExitCode {
         Command::Preflight(preflight) => return runtime.block_on(look(preflight)),
         Command::Key(key) => return penstock_service::exit(runtime.block_on(key.run())),
         Command::Bucket(bucket) => return penstock_service::exit(runtime.block_on(bucket.run())),
+        Command::Check(check) => return penstock_service::exit(runtime.block_on(check.run())),
         Command::Stats(stats) => return penstock_service::exit(runtime.block_on(stats.run())),
     };
     let outcome = runtime.block_on(run(&cli.service, &serve));
@@ -382,6 +402,13 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     let every = Duration::from_secs(serve.lifecycle_every.into());
     tokio::spawn(lifecycle.run(every, draining.clone()));
     let id = local_path::identity(&serve.data)?;
+    let scrub = Scrub::new(Arc::new(engine.clone()), metrics.clone());
+    let pace = Pace::Limited(u64::from(serve.scrub_rate) << 20);
+    let every = match serve.scrub_every {
+        0 => Duration::MAX,
+        seconds => Duration::from_secs(seconds.into()),
+    };
+    tokio::spawn(scrub.clone().run(every, pace, draining.clone()));
     let master = MasterKey::load(serve.master_key_file.as_deref(), &serve.data)?;
     let ring = Arc::new(KeyRing::open(&master, Arc::new(engine.clone())).await?);
     let door = Service::of(Parts {
@@ -390,7 +417,7 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         region: serve.region.clone(),
         metrics: metrics.clone(),
         rdma: rdma.clone(),
-        admin: Some(admin::Admin::new(ring, engine.clone())),
+        admin: Some(admin::Admin::new(ring, engine.clone()).scrubbing(scrub)),
     })
     .named(&id);
     let local = serve_locally(serve, &engine, door.clone(), &id, &metrics)?;

@@ -41,6 +41,7 @@ pub struct Metrics {
     connections: Gauge,
     refused_connections: Counter,
     usage: Arc<UsageGauges>,
+    scrub: Arc<ScrubMetrics>,
     rdma: Arc<RdmaMetrics>,
 }
 
@@ -64,6 +65,12 @@ struct Lendings {
     files: Gauge,
     held: Gauge,
     refused: Family<ReasonLabels, Counter>,
+}
+
+#[derive(Default)]
+struct ScrubMetrics {
+    bytes: Counter,
+    broken: Gauge,
 }
 
 #[derive(Default)]
@@ -95,6 +102,7 @@ impl Metrics {
             connections: Gauge::default(),
             refused_connections: Counter::default(),
             usage: Arc::default(),
+            scrub: Arc::default(),
             rdma: Arc::default(),
         };
         registry.register("requests", "S3 requests answered", metrics.requests.clone());
@@ -146,6 +154,18 @@ impl Metrics {
             "Size of the disk",
             Unit::Bytes,
             usage.disk_size.clone(),
+        );
+        let scrub = &metrics.scrub;
+        registry.register_with_unit(
+            "scrubbed",
+            "Bytes that were read again and had their checksums",
+            Unit::Bytes,
+            scrub.bytes.clone(),
+        );
+        registry.register(
+            "broken_objects",
+            "Objects that the last scrub found to be not what was written",
+            scrub.broken.clone(),
         );
         let rdma = &metrics.rdma;
         registry.register("rdma_sessions", "RDMA sessions", rdma.sessions.clone());
@@ -210,6 +230,16 @@ impl Metrics {
         self.rdma
             .staging
             .set(i64::try_from(staging_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// An object was what was written.
+    pub(crate) fn compared(&self, bytes: u64) {
+        self.scrub.bytes.inc_by(bytes);
+    }
+
+    /// A scrub has seen everything.
+    pub(crate) fn scrubbed(&self, broken: u64) {
+        self.scrub.broken.set(i64::try_from(broken).unwrap_or(i64::MAX));
     }
 
     /// A lease of so many files, which counts until the value goes away.

@@ -14,6 +14,7 @@ mod local;
 mod local_path;
 mod model;
 mod node;
+mod scrub;
 mod steps;
 mod versions;
 
