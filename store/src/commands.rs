@@ -11,7 +11,7 @@ pub use check::CheckCommand;
 pub use key::KeyCommand;
 pub use stats::StatsCommand;
 
-use penstock_rdma::{Client, Endpoint, Options, Policy};
+use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy};
 use penstock_store::keys;
 use std::path::PathBuf;
 
@@ -31,8 +31,8 @@ pub struct Connection {
     #[arg(long, env = "PENSTOCK_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 
-    /// Folder of the storage node, to sign with the root key pair that it made there. Else PENSTOCK_ROOT_ACCESS_KEY and
-    /// PENSTOCK_ROOT_SECRET_KEY are used, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    /// Folder of the storage node, to sign with the root key pair that it made there, unless there are PENSTOCK_ROOT_ACCESS_KEY and
+    /// PENSTOCK_ROOT_SECRET_KEY. Without any of them AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are used.
     #[arg(long, env = "PENSTOCK_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
 
@@ -74,16 +74,22 @@ pub enum Error {
 impl Connection {
     /// A client of the storage node.
     fn open(&self) -> Result<Client, Error> {
-        let first = |names: [&str; 2]| names.into_iter().find_map(|name| std::env::var(name).ok());
-        let access = first(["PENSTOCK_ROOT_ACCESS_KEY", "AWS_ACCESS_KEY_ID"]);
-        let secret = first(["PENSTOCK_ROOT_SECRET_KEY", "AWS_SECRET_ACCESS_KEY"]);
+        let said = |name: &str| std::env::var(name).ok();
+        let (access, secret) = (said("PENSTOCK_ROOT_ACCESS_KEY"), said("PENSTOCK_ROOT_SECRET_KEY"));
         let sources = keys::Sources {
             access_file: self.root_access_key_file.as_deref(),
             secret_file: self.root_secret_key_file.as_deref(),
             access: access.as_deref(),
             secret: secret.as_deref(),
         };
-        let credentials = keys::known(&sources, self.data.as_deref())?;
+        let credentials = match keys::known(&sources, self.data.as_deref()) {
+            Err(keys::KeyError::Missing) => {
+                let pair = said("AWS_ACCESS_KEY_ID").zip(said("AWS_SECRET_ACCESS_KEY"));
+                let pair = pair.ok_or(keys::KeyError::Missing)?;
+                Credentials::new(pair.0, pair.1)
+            }
+            known => known?,
+        };
         let ca_pem = match &self.ca_file {
             None => None,
             Some(path) => Some(std::fs::read(path).map_err(|source| Error::Ca {

@@ -159,6 +159,11 @@ struct Serve {
     #[arg(long, env = "PENSTOCK_REGION", default_value = "us-east-1")]
     region: String,
 
+    /// Domain below which buckets are hosts, so that http://BUCKET.NAME/KEY is an object; can be repeated. DNS and certificates have to
+    /// know those names.
+    #[arg(long, env = "PENSTOCK_DOMAINS", value_name = "NAME", value_delimiter = ',', value_parser = domain)]
+    domain: Vec<String>,
+
     /// Connections served at the same time; more wait until one ends.
     #[arg(long, env = "PENSTOCK_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -309,6 +314,20 @@ impl LocalArgs {
     }
 }
 
+fn domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if text.split('.').all(is_label) {
+        Ok(text.to_owned())
+    } else {
+        Err("a domain is a name as s3.example.com, without a port".into())
+    }
+}
+
 fn octal(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
@@ -418,6 +437,7 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         metrics: metrics.clone(),
         rdma: rdma.clone(),
         admin: Some(admin::Admin::new(ring, engine.clone()).scrubbing(scrub)),
+        domains: serve.domain.clone(),
     })
     .named(&id);
     let local = serve_locally(serve, &engine, door.clone(), &id, &metrics)?;

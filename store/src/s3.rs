@@ -22,6 +22,7 @@ mod facts;
 mod fields;
 mod form;
 mod get;
+mod hosts;
 mod known;
 mod lend;
 mod lifecycle;
@@ -42,6 +43,7 @@ pub use service::{Parts, Service};
 
 use crate::{access::Authority, engine::Engine, metrics::Metrics, rdma::Rdma};
 use access::Hidden;
+use hosts::Hosts;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
 use std::sync::Arc;
 
@@ -53,6 +55,7 @@ struct Front {
     metrics: Metrics,
     rdma: Rdma,
     authority: Authority,
+    hosts: Hosts,
 }
 
 /// Writes each operation of the S3 trait as a call of the function that does it.

@@ -7,8 +7,7 @@ use super::{
     config::{CORS, documents},
     error,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use percent_encoding::percent_decode_str;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::{
     Body, S3Error, S3Result,
     dto::{
@@ -142,13 +141,6 @@ fn put_list(headers: &mut HeaderMap, name: HeaderName, words: &[String]) {
     }
 }
 
-/// The bucket of a path.
-fn bucket_of(uri: &Uri) -> Option<String> {
-    let name = uri.path().trim_start_matches('/').split('/').next()?;
-    let name = percent_decode_str(name).decode_utf8().ok()?;
-    (!name.is_empty()).then(|| name.into_owned())
-}
-
 /// What a request's answer must say to the page that asked, if it was one of another origin.
 pub(super) struct Asking {
     origin: HeaderValue,
@@ -157,11 +149,11 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    pub fn of<B>(request: &Request<B>) -> Option<Self> {
+    pub fn of<B>(front: &Front, request: &Request<B>) -> Option<Self> {
         Some(Self {
             origin: request.headers().get(header::ORIGIN)?.clone(),
             method: request.method().clone(),
-            bucket: bucket_of(request.uri())?,
+            bucket: front.hosts.bucket(request)?,
         })
     }
 
@@ -198,7 +190,7 @@ pub(super) async fn preflight<B>(front: &Front, request: &Request<B>) -> S3Resul
         .map(|header| header.trim().to_ascii_lowercase())
         .filter(|header| !header.is_empty())
         .collect();
-    let rules = match bucket_of(request.uri()) {
+    let rules = match front.hosts.bucket(request) {
         Some(bucket) => CORS.find(front, &bucket).await?,
         None => None,
     };
@@ -240,13 +232,5 @@ mod tests {
         ] {
             assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
         }
-    }
-
-    #[test]
-    fn the_bucket_is_the_first_part_of_the_path() {
-        let bucket = |uri: &'static str| bucket_of(&Uri::from_static(uri));
-        assert_eq!(bucket("/b/k?x").as_deref(), Some("b"));
-        assert_eq!(bucket("/b%2Dc").as_deref(), Some("b-c"));
-        assert_eq!(bucket("/"), None);
     }
 }

@@ -11,7 +11,9 @@ use super::{
     Front,
     access::{Whence, denied},
     body::{self, Unmeasured},
-    convert, error, put,
+    convert, error,
+    hosts::Hosts,
+    put,
 };
 use crate::access::{Demand, Principal, Target, demands};
 use fields::Fields;
@@ -59,17 +61,19 @@ pub(super) fn is_form<B>(request: &Request<B>) -> bool {
 }
 
 /// Whether a request should be one: nothing else is posted to a bucket without a query.
-pub(super) fn lacks_form<B>(request: &Request<B>) -> bool {
-    let path = request.uri().path().trim_matches('/');
+pub(super) fn lacks_form<B>(hosts: &Hosts, request: &Request<B>) -> bool {
+    let path = hosts.path(request);
+    let path = path.trim_matches('/');
     let is_bucket = !path.is_empty() && !path.contains('/');
     request.method() == Method::POST && request.uri().query().is_none() && is_bucket && !is_form(request)
 }
 
 /// Answers one.
 pub(super) async fn answer(front: &Front, request: Request<Incoming>) -> S3Result<HttpResponse> {
-    let (head, body) = request.into_parts();
-    let path = percent_encoding::percent_decode_str(head.uri.path()).decode_utf8();
+    let path = front.hosts.path(&request).into_owned();
+    let path = percent_encoding::percent_decode_str(&path).decode_utf8();
     let path = path.map_err(|_| s3_error!(InvalidURI))?;
+    let (head, body) = request.into_parts();
     let bucket = match parse_path_style(&path) {
         Ok(S3Path::Bucket { bucket }) => bucket.into_string(),
         Ok(_) => return Err(s3_error!(MethodNotAllowed, "Forms are sent to a bucket.")),

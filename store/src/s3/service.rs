@@ -1,6 +1,6 @@
 //! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
 
-use super::{Front, access::Access, bound, cors, error, form, get::Partial};
+use super::{Front, access::Access, bound, cors, error, form, get::Partial, hosts::Hosts};
 use crate::{
     access::{Authority, KeyRing, Principal},
     admin::Admin,
@@ -50,6 +50,8 @@ pub struct Parts {
     pub rdma: Rdma,
     /// What administrators work on; without, there is the root key alone.
     pub admin: Option<Admin>,
+    /// Domains below which buckets are hosts.
+    pub domains: Vec<String>,
 }
 
 /// What is below paths that are no bucket's.
@@ -126,6 +128,7 @@ impl Service {
             metrics,
             rdma,
             admin: None,
+            domains: Vec::new(),
         })
     }
 
@@ -138,6 +141,7 @@ impl Service {
             metrics,
             rdma,
             admin,
+            domains,
         } = parts;
         let mut config = S3Config::default();
         config.xml_max_body_size = MAX_DOCUMENT;
@@ -153,9 +157,11 @@ impl Service {
             metrics: metrics.clone(),
             rdma: rdma.clone(),
             authority: authority.clone(),
+            hosts: Hosts::new(&domains),
         };
         let mut builder = S3ServiceBuilder::new(front.clone());
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        builder.set_host(front.hosts.clone());
         builder.set_access(Access(authority.clone()));
         builder.set_auth(authority.clone());
         builder.set_validation(Names::new());
@@ -224,7 +230,7 @@ impl Service {
                 .request("Preflight", answer.status(), begun.elapsed());
             return Ok(answer);
         }
-        let asking = cors::Asking::of(&request);
+        let asking = cors::Asking::of(&self.front, &request);
         let mut answer = self.answer_any(request).await?;
         if let Some(asking) = asking {
             asking.tell(&self.front, answer.headers_mut()).await;
@@ -240,7 +246,7 @@ impl Service {
                 .request("Refused", response.status(), begun.elapsed());
             Ok(response)
         };
-        if let Some(refusal) = refuse(&request) {
+        if let Some(refusal) = refuse(&self.front.hosts, &request) {
             return refused(refusal);
         }
         hide_tokens(&mut request);
@@ -337,9 +343,9 @@ fn hide_tokens(request: &mut Request<Incoming>) {
     }
 }
 
-fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
+fn refuse(hosts: &Hosts, request: &Request<Incoming>) -> Option<S3Error> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if form::lacks_form(request) {
+    if form::lacks_form(hosts, request) {
         return Some(error::coded(
             "PreconditionFailed",
             StatusCode::PRECONDITION_FAILED,

@@ -131,6 +131,7 @@ impl Node {
             metrics: metrics.clone(),
             rdma: rdma.clone(),
             admin: Some(Admin::new(Arc::new(ring), Local::clone(&engine))),
+            domains: Vec::new(),
         });
         let server = Server::bind(address, None, door, metrics, 1024).await.unwrap();
         let endpoint = format!("http://{}", server.address().unwrap());

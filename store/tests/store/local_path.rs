@@ -69,6 +69,7 @@ impl Host {
             metrics: metrics.clone(),
             rdma: Rdma::off(metrics.clone()),
             admin: Some(Admin::new(Arc::new(ring), engine.clone())),
+            domains: Vec::new(),
         });
         let service = service.named(&"0123456789abcdef".repeat(2));
         let anywhere = "127.0.0.1:0".parse().unwrap();
