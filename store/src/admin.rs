@@ -6,7 +6,7 @@ use crate::{
     engine::{self, BucketChange, Engine},
     local::Local,
     rdma::Rdma,
-    s3::{Whence, note_operation, refusal},
+    s3::{Whence, note_operation, refusal, to_its_end},
     scrub::Scrub,
 };
 use http::{HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
@@ -65,7 +65,9 @@ impl Admin {
             (&Method::POST, "keys", "") => {
                 note_operation("AdminCreateKey");
                 let wanted: KeyRequest = document(request).await?;
-                let made = self.ring.create(wanted).await.map_err(key_error)?;
+                let ring = self.ring();
+                let made = to_its_end(async move { ring.create(wanted).await }).await?;
+                let made = made.map_err(key_error)?;
                 tracing::info!(key = %made.info.access_key_id, name = %made.info.name, "a key was made");
                 answer(StatusCode::CREATED, &made)
             }
@@ -76,11 +78,18 @@ impl Admin {
             }
             (&Method::DELETE, "keys", key) if !key.is_empty() => {
                 note_operation("AdminRevokeKey");
-                if !self.ring.revoke(key).await.map_err(key_error)? {
+                let (ring, rdma, named) = (self.ring(), rdma.clone(), key.to_owned());
+                let revoked = to_its_end(async move {
+                    let revoked = ring.revoke(&named).await?;
+                    if revoked {
+                        rdma.end_sessions_of(&named).await;
+                    }
+                    Ok(revoked)
+                });
+                if !revoked.await?.map_err(key_error)? {
                     let message = format!("There is no key {key:?}.");
                     return Err(refusal("NoSuchKey", StatusCode::NOT_FOUND, message));
                 }
-                rdma.end_sessions_of(key).await;
                 tracing::info!(%key, "a key was revoked");
                 Ok(S3Response::with_status(Body::empty(), StatusCode::NO_CONTENT))
             }

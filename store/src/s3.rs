@@ -45,7 +45,7 @@ use crate::{access::Authority, engine::Engine, metrics::Metrics, rdma::Rdma};
 use access::Hidden;
 use hosts::Hosts;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 /// The S3 operations over an engine.
 #[derive(Clone)]
@@ -56,6 +56,19 @@ struct Front {
     rdma: Rdma,
     authority: Authority,
     hosts: Hosts,
+}
+
+impl Front {
+    /// Keeps a document of a bucket, or removes it; from then on the bucket is looked at anew.
+    async fn keep(&self, bucket: &str, name: &'static str, document: Option<Vec<u8>>) -> S3Result<()> {
+        let (front, bucket) = (self.clone(), bucket.to_owned());
+        let kept = to_its_end(async move {
+            let kept = front.engine.set_document(&bucket, name, document).await;
+            front.authority.forget(&bucket);
+            kept
+        });
+        kept.await?.map_err(error::answer)
+    }
 }
 
 /// Writes each operation of the S3 trait as a call of the function that does it.
@@ -70,6 +83,15 @@ macro_rules! operations {
             })*
         }
     };
+}
+
+/// Does something to its end, though the client goes away meanwhile: what it changes on disk and in memory belongs together.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> S3Result<T> {
+    tokio::spawn(work)
+        .await
+        .map_err(|error| s3_error!(error, InternalError))
 }
 
 /// Who may not list is told of what is not there as of what he may not have.

@@ -1,6 +1,6 @@
 //! CreateBucket, HeadBucket, DeleteBucket, ListBuckets, GetBucketLocation.
 
-use super::{Front, access, convert, error, fields::refuse_unbuilt};
+use super::{Front, access, convert, error, fields::refuse_unbuilt, to_its_end};
 use crate::{
     access::Principal,
     engine::{BucketChange, Versioning},
@@ -60,9 +60,13 @@ pub(super) async fn delete_bucket(
     request: S3Request<DeleteBucketInput>,
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
     convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    let deleted = front.engine.delete_bucket(&request.input.bucket).await;
-    front.authority.forget(&request.input.bucket);
-    deleted.map_err(error::answer)?;
+    let (front, bucket) = (front.clone(), request.input.bucket);
+    let deleted = to_its_end(async move {
+        let deleted = front.engine.delete_bucket(&bucket).await;
+        front.authority.forget(&bucket);
+        deleted
+    });
+    deleted.await?.map_err(error::answer)?;
     Ok(S3Response::new(DeleteBucketOutput {}))
 }
 

@@ -114,9 +114,7 @@ impl<T> Document<T> {
                 .map_err(|error| S3Error::with_source(S3ErrorCode::InternalError, Box::new(error)))?;
             bytes = Some(written);
         }
-        let kept = front.engine.set_document(bucket, self.name, bytes).await;
-        front.authority.forget(bucket);
-        kept.map_err(error::answer)
+        front.keep(bucket, self.name, bytes).await
     }
 }
 

@@ -36,15 +36,6 @@ async fn find(front: &Front, bucket: &str) -> S3Result<String> {
     String::from_utf8(text).map_err(|error| s3_error!(error, InternalError))
 }
 
-async fn set(front: &Front, bucket: &str, text: Option<String>) -> S3Result<()> {
-    let kept = front
-        .engine
-        .set_document(bucket, POLICY, text.map(String::into_bytes))
-        .await;
-    front.authority.forget(bucket);
-    kept.map_err(error::answer)
-}
-
 pub(super) async fn get_bucket_policy(
     front: &Front,
     request: S3Request<GetBucketPolicyInput>,
@@ -78,7 +69,9 @@ pub(super) async fn put_bucket_policy(
             "The policy is public, and public policies are prevented by the BlockPublicPolicy setting in S3 Block Public Access."
         ));
     }
-    set(front, &input.bucket, Some(input.policy)).await?;
+    front
+        .keep(&input.bucket, POLICY, Some(input.policy.into_bytes()))
+        .await?;
     Ok(S3Response::with_status(
         PutBucketPolicyOutput {},
         StatusCode::NO_CONTENT,
@@ -90,7 +83,7 @@ pub(super) async fn delete_bucket_policy(
     request: S3Request<DeleteBucketPolicyInput>,
 ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
     convert::check_owner(request.input.expected_bucket_owner.as_deref())?;
-    set(front, &request.input.bucket, None).await?;
+    front.keep(&request.input.bucket, POLICY, None).await?;
     Ok(S3Response::new(DeleteBucketPolicyOutput {}))
 }
 
