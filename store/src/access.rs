@@ -79,6 +79,8 @@ pub(crate) struct Authority {
 #[derive(Default)]
 struct Rules {
     policy: Option<Policy>,
+    /// Whether there is a policy that cannot be read. It might deny anything.
+    unreadable: bool,
     /// Whether a public policy opens it to nobody.
     restricted: bool,
 }
@@ -149,7 +151,7 @@ impl Authority {
             Some(bucket) => self.rules(bucket).await?,
             None => None,
         };
-        Ok(rules.is_none_or(|rules| rules.policy.is_none()))
+        Ok(rules.is_none_or(|rules| rules.policy.is_none() && !rules.unreadable))
     }
 
     async fn allows_one(&self, demand: &Demand<'_>, situation: &Situation<'_>) -> engine::Result<bool> {
@@ -166,6 +168,9 @@ impl Authority {
             Some(bucket) => self.rules(bucket).await?,
             None => None,
         };
+        if rules.as_ref().is_some_and(|rules| rules.unreadable) {
+            return Ok(false);
+        }
         let policy = rules.as_ref().and_then(|rules| rules.policy.as_ref());
         let effect = policy.and_then(|policy| policy.effect(demand, situation));
         if effect == Some(Effect::Deny) {
@@ -183,6 +188,11 @@ impl Authority {
                 by_policy && !is_closed
             }
         })
+    }
+
+    /// What an object is, for rights that depend on it.
+    pub async fn head(&self, object: &engine::ObjectRef) -> engine::Result<engine::ObjectInfo> {
+        self.engine.head(object).await
     }
 
     /// Whether nobody in particular may delete something in a bucket. What it is, he says later.
@@ -211,12 +221,13 @@ impl Authority {
         };
         let mut rules = Rules::default();
         if let Some(text) = policy {
-            let read = Policy::parse(&text, bucket);
-            // A policy that cannot be read might deny something.
-            rules.policy = Some(read.map_err(|error| engine::Error::Internal {
-                doing: "read a bucket's policy",
-                source: error.into(),
-            })?);
+            match Policy::parse(&text, bucket) {
+                Ok(policy) => rules.policy = Some(policy),
+                Err(error) => {
+                    tracing::error!(bucket, %error, "a bucket's policy cannot be read, so everything is denied there; delete the policy or put it anew");
+                    rules.unreadable = true;
+                }
+            }
             rules.restricted = crate::s3::restricts_public_buckets(&*self.engine, bucket).await;
         }
         let rules = Arc::new(rules);

@@ -11,7 +11,10 @@ use penstock_rdma::admin::{BrokenObject, ScrubStatus};
 use penstock_service::CancellationToken;
 use std::{
     io::Read,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{sync::Notify, task::spawn_blocking};
@@ -22,6 +25,8 @@ const PAGE: usize = 1000;
 const PIECE: usize = 1 << 20;
 /// So many are named; all are counted.
 const MOST_NAMED: usize = 1000;
+/// Before what could not be read is tried once more.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Passes over everything, and what the last one found. Cheap to clone; clones are the same one.
 #[derive(Clone)]
@@ -126,6 +131,7 @@ impl Scrub {
     }
 
     async fn look(&self, pace: Pace, stop: &CancellationToken) -> Result<()> {
+        let pacer = Arc::new(Pacer::new(pace));
         let engine = &*self.shared.engine;
         for bucket in engine.buckets().await? {
             let mut query = VersionQuery {
@@ -147,7 +153,7 @@ impl Scrub {
                     }
                     let mut object = ObjectRef::new(&bucket.name, &version.key);
                     object.version = Some(version.version);
-                    self.compare(&object, pace, stop).await;
+                    self.compare(&object, &pacer, stop).await;
                 }
                 match page.next {
                     Some(next) => query.after = Some(next),
@@ -158,27 +164,17 @@ impl Scrub {
         Ok(())
     }
 
-    async fn compare(&self, object: &ObjectRef, pace: Pace, stop: &CancellationToken) {
-        let opened = self
-            .shared
-            .engine
-            .open(object, None, &Precondition::default())
-            .await;
-        let read = match opened {
-            // It was deleted meanwhile.
-            Err(
-                Error::NoSuchKey(_) | Error::NoSuchVersion(_) | Error::NoSuchBucket(_) | Error::Marker(_),
-            ) => return,
-            Err(error) => Err(penstock_service::chain(&error)),
-            Ok(opened) => {
-                let stop = stop.clone();
-                let read = spawn_blocking(move || read(opened, pace, &stop)).await;
-                match read {
-                    Ok(Ok(length)) => Ok(length),
-                    Ok(Err(error)) => Err(penstock_service::chain(&error)),
-                    Err(error) => Err(error.to_string()),
-                }
-            }
+    async fn compare(&self, object: &ObjectRef, pacer: &Arc<Pacer>, stop: &CancellationToken) {
+        let mut read = self.read(object, pacer, stop).await;
+        if read.is_err() {
+            // What fails twice is no passing want of memory or descriptors.
+            tokio::time::sleep(PAUSE).await;
+            read = self.read(object, pacer, stop).await;
+        }
+        let read = match read {
+            Ok(None) => return,
+            Ok(Some(length)) => Ok(length),
+            Err(cause) => Err(cause),
         };
         let mut status = self.status();
         status.objects += 1;
@@ -206,9 +202,69 @@ impl Scrub {
     }
 }
 
+impl Scrub {
+    /// How many bytes an object has, `None` where it was deleted meanwhile; or why it cannot be read.
+    async fn read(
+        &self,
+        object: &ObjectRef,
+        pacer: &Arc<Pacer>,
+        stop: &CancellationToken,
+    ) -> std::result::Result<Option<u64>, String> {
+        let opened = self
+            .shared
+            .engine
+            .open(object, None, &Precondition::default())
+            .await;
+        let opened = match opened {
+            Err(
+                Error::NoSuchKey(_) | Error::NoSuchVersion(_) | Error::NoSuchBucket(_) | Error::Marker(_),
+            ) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(penstock_service::chain(&error)),
+            Ok(opened) => opened,
+        };
+        let (pacer, stop) = (Arc::clone(pacer), stop.clone());
+        match spawn_blocking(move || read(opened, &pacer, &stop)).await {
+            Ok(Ok(length)) => Ok(Some(length)),
+            Ok(Err(error)) => Err(penstock_service::chain(&error)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Keeps a pass, all objects together, to its pace.
+struct Pacer {
+    pace: Pace,
+    begun: Instant,
+    bytes: AtomicU64,
+}
+
+impl Pacer {
+    fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            begun: Instant::now(),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until so many bytes more may have been read. Blocks, not for longer than a second.
+    fn wait(&self, more: usize) {
+        let bytes = self.bytes.fetch_add(more as u64, Ordering::Relaxed) + more as u64;
+        if let Pace::Limited(rate) = self.pace {
+            let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+            let due = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+            std::thread::sleep(
+                due.saturating_sub(self.begun.elapsed())
+                    .min(Duration::from_secs(1)),
+            );
+        }
+    }
+}
+
 /// Reads to the end, which is an error where the checksum is another one.
-fn read(mut opened: Opened, pace: Pace, stop: &CancellationToken) -> std::io::Result<u64> {
-    let begun = Instant::now();
+fn read(mut opened: Opened, pacer: &Pacer, stop: &CancellationToken) -> std::io::Result<u64> {
     let mut piece = vec![0; PIECE];
     let mut length = 0;
     loop {
@@ -217,9 +273,6 @@ fn read(mut opened: Opened, pace: Pace, stop: &CancellationToken) -> std::io::Re
         if got == 0 || stop.is_cancelled() {
             return Ok(length);
         }
-        if let Pace::Limited(rate) = pace {
-            let due = Duration::from_millis(length.saturating_mul(1000) / rate.max(1));
-            std::thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_secs(1)));
-        }
+        pacer.wait(got);
     }
 }

@@ -117,6 +117,9 @@ impl Action {
     pub const GET_OBJECT_VERSION: Self = Self::at("GetObjectVersion");
     #[cfg(test)]
     pub const PUT_OBJECT: Self = Self::at("PutObject");
+    pub const GET_TAGS: Self = Self::at("GetObjectTagging");
+    pub const GET_VERSION_TAGS: Self = Self::at("GetObjectVersionTagging");
+    pub const PUT_TAGS: Self = Self::at("PutObjectTagging");
     pub const BYPASS_GOVERNANCE: Self = Self::at("BypassGovernanceRetention");
     pub const DELETE_OBJECT: Self = Self::at("DeleteObject");
     pub const DELETE_OBJECT_VERSION: Self = Self::at("DeleteObjectVersion");
@@ -230,6 +233,21 @@ impl<'r> Demand<'r> {
             Action::GET_OBJECT
         };
         Self::on_object(action, bucket, key)
+    }
+
+    /// Reading the tags of an object, or of one of its versions by name.
+    pub fn reading_tags(bucket: &'r str, key: &'r str, names_version: bool) -> Self {
+        let action = if names_version {
+            Action::GET_VERSION_TAGS
+        } else {
+            Action::GET_TAGS
+        };
+        Self::on_object(action, bucket, key)
+    }
+
+    /// Giving it tags.
+    pub fn writing_tags(bucket: &'r str, key: &'r str) -> Self {
+        Self::on_object(Action::PUT_TAGS, bucket, key)
     }
 
     /// Passing over a retention for governance.

@@ -1,13 +1,14 @@
 //! Whether a request may be done: what s3s asks before each operation, and what only the operations themselves know to ask.
 
-use super::{error, service::note_operation};
+use super::{convert, error, service::note_operation};
 use crate::{
     access::{Authority, Demand, Origin, Principal, Situation, Target, demands},
     local_path::Peer,
     rdma::{Carried, is_signed},
 };
-use http::{Extensions, HeaderMap, StatusCode, Uri};
+use http::{Extensions, HeaderMap, HeaderName, StatusCode, Uri, header::AUTHORIZATION};
 use penstock_rdma::{local::CONNECT, protocol::header::TOKEN, relay::PASSED_ON};
+use percent_encoding::percent_decode_str;
 use s3s::{
     S3Error, S3Request, S3Result,
     access::{S3Access, S3AccessContext},
@@ -59,6 +60,12 @@ impl S3Access for Access {
                 "A gateway's key carries what others have signed, and gives access to nothing by itself."
             ));
         }
+        if signer.is_some()
+            && let Some(name) = unsigned(context.uri(), context.headers())
+        {
+            let message = format!("There were headers present in the request which were not signed: {name}");
+            return Err(error::coded("AccessDenied", StatusCode::FORBIDDEN, message));
+        }
         let whence = Whence::of(context.extensions_mut());
         let target = match context.s3_path() {
             S3Path::Root => Target::Service,
@@ -94,7 +101,8 @@ impl S3Access for Access {
 
     async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
         let source = request.input.copy_source.clone();
-        self.check_source(&source, request).await
+        self.check_source(&source, request).await?;
+        self.check_tags(request).await
     }
 
     async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
@@ -139,6 +147,55 @@ impl Access {
         hides_absence(&self.0, situation, bucket, key).await
     }
 
+    /// A copy takes the tags along, unless it is told which to have: that is reading the ones and writing the others.
+    async fn check_tags(&self, request: &S3Request<CopyObjectInput>) -> S3Result<()> {
+        let input = &request.input;
+        let principal = principal_of(&request.extensions)?;
+        let replaces = input
+            .tagging_directive
+            .as_ref()
+            .is_some_and(|directive| directive.as_str() == "REPLACE");
+        let target = (input.bucket.as_str(), input.key.as_str());
+        let (free, source) = (
+            self.0
+                .allows_all(principal, Some(target.0))
+                .await
+                .map_err(error::answer)?,
+            convert::copy_source(&input.copy_source)?,
+        );
+        let free = free
+            && self
+                .0
+                .allows_all(principal, Some(&source.bucket))
+                .await
+                .map_err(error::answer)?;
+        if free || replaces {
+            return Ok(());
+        }
+        if input.tagging.is_some() {
+            return Err(s3_error!(
+                InvalidRequest,
+                "x-amz-tagging has no effect without x-amz-tagging-directive: REPLACE."
+            ));
+        }
+        // What cannot be looked at cannot be copied, and is told of there.
+        let has_tags = match self.0.head(&source).await {
+            Ok(info) => !info.attributes.tags.is_empty(),
+            Err(_) => false,
+        };
+        let names_version = source.version.is_some();
+        let demands = [
+            Demand::reading_tags(&source.bucket, &source.key, names_version),
+            Demand::writing_tags(target.0, target.1),
+        ];
+        let mut situation = situation(principal, request);
+        situation.version = source.version.map(|version| version.to_string());
+        if has_tags && !self.0.allows(&demands, &situation).await.map_err(error::answer)? {
+            return Err(denied(principal));
+        }
+        Ok(())
+    }
+
     /// Whoever copies must be allowed to read what he copies.
     async fn check_source<T>(&self, source: &CopySource, request: &mut S3Request<T>) -> S3Result<()> {
         let CopySource::Bucket {
@@ -152,7 +209,10 @@ impl Access {
         };
         let hides = {
             let principal = principal_of(&request.extensions)?;
-            let situation = situation(principal, request);
+            let mut situation = situation(principal, request);
+            situation
+                .version
+                .clone_from(&version_id.as_deref().map(str::to_owned));
             let reading = Demand::reading(bucket, key, version_id.is_some());
             let allowed = self
                 .0
@@ -164,6 +224,8 @@ impl Access {
             }
             hides_absence(&self.0, &situation, bucket, key).await?
         };
+        // What is not there can only be the source.
+        request.extensions.remove::<Hidden>();
         if hides {
             request.extensions.insert(Hidden);
         }
@@ -192,6 +254,34 @@ pub(super) fn principal_of(extensions: &Extensions) -> S3Result<&Principal> {
     extensions
         .get::<Principal>()
         .ok_or_else(|| s3_error!(InternalError, "It is not known who asks."))
+}
+
+/// A header that changes what a request is and that its signer did not sign: whoever was handed a presigned URL, or sits on the way,
+/// would choose it.
+fn unsigned<'r>(uri: &Uri, headers: &'r HeaderMap) -> Option<&'r HeaderName> {
+    let in_header = headers.get(AUTHORIZATION).map(|value| {
+        let text = value.to_str().unwrap_or("");
+        let list = text.split_once("SignedHeaders=").map_or("", |(_, rest)| rest);
+        list.split([',', ' ']).next().unwrap_or("").to_owned()
+    });
+    let signed = in_header.unwrap_or_else(|| {
+        let pairs = uri
+            .query()
+            .unwrap_or("")
+            .split('&')
+            .filter_map(|pair| pair.split_once('='));
+        let mut decoded = pairs.map(|(name, value)| (percent_decode_str(name), percent_decode_str(value)));
+        let found = decoded.find(|(name, _)| name.clone().eq(b"X-Amz-SignedHeaders".iter().copied()));
+        found.map_or_else(String::new, |(_, list)| list.decode_utf8_lossy().into_owned())
+    });
+    headers.keys().find(|name| {
+        // It is a part of the signature itself.
+        let matters = name.as_str().starts_with("x-amz-") && name.as_str() != "x-amz-content-sha256";
+        matters
+            && !signed
+                .split(';')
+                .any(|signed| signed.eq_ignore_ascii_case(name.as_str()))
+    })
 }
 
 /// Which way a request came.

@@ -70,7 +70,7 @@ pub(super) async fn answer(
             "nobody has signed for this connection, or too long ago, or with a key that is no longer known",
         )
     })?;
-    let asked = if request.body().is_end_stream() {
+    let asked = if request.body().is_end_stream() && !front.hosts.names_bucket(request) {
         read(request.method(), request.uri(), headers)
     } else {
         None

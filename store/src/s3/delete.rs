@@ -92,7 +92,9 @@ pub(super) async fn delete_objects(
                     if bypasses_governance {
                         demands.push(Demand::bypassing(bucket, &named.key));
                     }
-                    match front.authority.allows(&demands, situation).await {
+                    let mut situation = situation.clone();
+                    situation.version.clone_from(&named.version_id);
+                    match front.authority.allows(&demands, &situation).await {
                         Ok(true) => {
                             let deleted = front.engine.delete_with(&object, &options).await;
                             deleted.map_err(error::answer)

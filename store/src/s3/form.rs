@@ -33,6 +33,7 @@ use s3s::{
     xml::{SerializeContent, Serializer},
 };
 use std::{
+    borrow::Cow,
     io,
     ops::RangeInclusive,
     pin::Pin,
@@ -55,9 +56,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether a request is one.
 pub(super) fn is_form<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    request.method() == Method::POST && kind.to_ascii_lowercase().starts_with("multipart/form-data")
+    const KIND: &[u8] = b"multipart/form-data";
+    let kinds = request.headers().get_all(header::CONTENT_TYPE);
+    let is_kind = |kind: &HeaderValue| {
+        let kind = kind.as_bytes().trim_ascii_start();
+        kind.get(..KIND.len())
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
+    };
+    request.method() == Method::POST && kinds.iter().any(is_kind)
 }
 
 /// Whether a request should be one: nothing else is posted to a bucket without a query.
@@ -70,7 +76,9 @@ pub(super) fn lacks_form<B>(hosts: &Hosts, request: &Request<B>) -> bool {
 
 /// Answers one.
 pub(super) async fn answer(front: &Front, request: Request<Incoming>) -> S3Result<HttpResponse> {
-    let path = front.hosts.path(&request).into_owned();
+    let path = front.hosts.path(&request);
+    let is_by_host = matches!(path, Cow::Owned(_));
+    let path = path.into_owned();
     let path = percent_encoding::percent_decode_str(&path).decode_utf8();
     let path = path.map_err(|_| s3_error!(InvalidURI))?;
     let (head, body) = request.into_parts();
@@ -136,9 +144,14 @@ pub(super) async fn answer(front: &Front, request: Request<Incoming>) -> S3Resul
     let stored = stored.await?;
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let scheme = if by_tls { "https" } else { "http" };
+    let host = host.unwrap_or("localhost");
+    let folder = if is_by_host {
+        String::new()
+    } else {
+        format!("/{bucket}")
+    };
     let place = format!(
-        "{scheme}://{}/{bucket}/{}",
-        host.unwrap_or("localhost"),
+        "{scheme}://{host}{folder}/{}",
         utf8_percent_encode(&key, convert::PATH)
     );
     asked.answer(&bucket, &key, &place, stored.output, stored.headers)
@@ -160,14 +173,6 @@ async fn judge(
     file: &Field<'_>,
 ) -> S3Result<Judged> {
     let whence = Whence::of(&head.extensions);
-    let mut headers = fields.headers()?;
-    for name in [
-        header::REFERER,
-        header::USER_AGENT,
-        penstock_rdma::relay::PASSED_ON,
-    ] {
-        headers.extend(head.headers.get(&name).map(|value| (name, value.clone())));
-    }
     let key = fields.key(fields::file_name(file).as_deref())?;
     let (principal, signer) = signature::signer(&front.authority, fields)?;
     let policy = fields.policy().map(Policy::parse).transpose()?;
@@ -176,6 +181,14 @@ async fn judge(
         (None, Principal::Anonymous) => 0..=u64::MAX,
         (None, _) => return Err(s3_error!(AccessDenied, "A form that is signed needs a policy.")),
     };
+    let mut headers = fields.headers()?;
+    for name in [
+        header::REFERER,
+        header::USER_AGENT,
+        penstock_rdma::relay::PASSED_ON,
+    ] {
+        headers.extend(head.headers.get(&name).map(|value| (name, value.clone())));
+    }
     check(front, &principal, (bucket, &key), &head.uri, &headers, &whence).await?;
     front.engine.bucket(bucket).await.map_err(error::answer)?;
     Ok(Judged {
@@ -251,7 +264,8 @@ async fn check(
 ) -> S3Result<()> {
     let target = Target::Object(bucket, key.into());
     let asked: Vec<Demand<'_>> = demands("PutObject", &target, headers, false).unwrap_or_default();
-    let situation = whence.situation(principal, uri, headers);
+    let mut situation = whence.situation(principal, uri, headers);
+    situation.is_form = true;
     match front.authority.allows(&asked, &situation).await {
         Ok(true) if !asked.is_empty() => Ok(()),
         Ok(_) => Err(denied(principal)),

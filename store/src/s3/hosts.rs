@@ -48,6 +48,11 @@ impl Hosts {
         }
     }
 
+    /// Whether the host is a bucket.
+    pub fn names_bucket<B>(&self, request: &Request<B>) -> bool {
+        matches!(self.path(request), Cow::Owned(_))
+    }
+
     /// The bucket of a request.
     pub fn bucket<B>(&self, request: &Request<B>) -> Option<String> {
         let path = self.path(request);

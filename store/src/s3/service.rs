@@ -78,7 +78,11 @@ impl S3Route for Routes {
         if is_below(request.uri.path(), protocol::RESERVED) {
             return self.rdma.call(request).await;
         }
-        let signer = request.credentials.as_ref();
+        // A signature in a query is not of the document.
+        let signer = request
+            .credentials
+            .as_ref()
+            .filter(|_| request.headers.contains_key(header::AUTHORIZATION));
         let principal = signer.and_then(|signer| self.authority.principal(&signer.access_key));
         if !matches!(principal, Some(Principal::Root)) {
             return Err(s3_error!(
@@ -147,6 +151,9 @@ impl Service {
         config.xml_max_body_size = MAX_DOCUMENT;
         // Forms do not come this far.
         config.post_object_max_file_size = 0;
+        config.form_max_fields_size = 0;
+        config.form_max_field_size = 0;
+        config.form_max_parts = 0;
         let ring = admin
             .as_ref()
             .map_or_else(|| Arc::new(KeyRing::empty()), Admin::ring);
@@ -366,10 +373,15 @@ fn refuse(hosts: &Hosts, request: &Request<Incoming>) -> Option<S3Error> {
         ));
     }
     // Signature Version 2 rests on SHA-1.
-    let in_query = request
-        .uri()
-        .query()
-        .is_some_and(|query| query.split('&').any(|pair| pair.starts_with("AWSAccessKeyId=")));
+    let in_query = request.uri().query().is_some_and(|query| {
+        let mut names = query
+            .split('&')
+            .map(|pair| pair.split('=').next().unwrap_or(pair));
+        names.any(|name| {
+            let name = percent_decode_str(name);
+            name.clone().eq(b"AWSAccessKeyId".iter().copied()) || name.eq(b"Signature".iter().copied())
+        })
+    });
     if in_query || header(header::AUTHORIZATION).is_some_and(|value| value.starts_with("AWS ")) {
         return Some(S3Error::with_message(
             S3ErrorCode::InvalidRequest,

@@ -17,6 +17,10 @@ pub(crate) struct Situation<'r> {
     pub is_secure: bool,
     /// Whether it is HeadBucket, which lists nothing.
     pub is_head: bool,
+    /// Whether a form is what is signed.
+    pub is_form: bool,
+    /// The version that is named.
+    pub version: Option<String>,
     headers: Option<&'r HeaderMap>,
     /// Name and value, decoded.
     query: Vec<(String, String)>,
@@ -30,6 +34,8 @@ impl<'r> Situation<'r> {
             address: None,
             is_secure: false,
             is_head: false,
+            is_form: false,
+            version: None,
             headers: None,
             query: Vec::new(),
             now: SystemTime::now(),
@@ -47,6 +53,7 @@ impl<'r> Situation<'r> {
         self.query = pairs
             .map(|(name, value)| (decoded(name), decoded(value)))
             .collect();
+        self.version = self.parameter("versionId").map(str::to_owned);
         self.headers = Some(headers);
         self
     }
@@ -79,7 +86,9 @@ impl<'r> Situation<'r> {
 
     fn tag(&self, name: &str) -> Option<String> {
         let tags = self.header("x-amz-tagging")?;
-        let pairs = tags.split('&').filter_map(|pair| pair.split_once('='));
+        let pairs = tags
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let decoded = |text: &str| {
             let text = text.replace('+', " ");
             percent_decode_str(&text).decode_utf8_lossy().into_owned()
@@ -100,6 +109,7 @@ pub(super) enum Key {
     EpochTime,
     Username,
     PrincipalType,
+    Version,
     Header(&'static str),
     Parameter(&'static str),
     /// A tag that the object gets with the request.
@@ -123,7 +133,7 @@ impl Key {
             "s3:prefix" => Self::Parameter("prefix"),
             "s3:delimiter" => Self::Parameter("delimiter"),
             "s3:max-keys" => Self::Parameter("max-keys"),
-            "s3:versionid" => Self::Parameter("versionId"),
+            "s3:versionid" => Self::Version,
             "s3:x-amz-acl" => Self::Header("x-amz-acl"),
             "s3:x-amz-copy-source" => Self::Header("x-amz-copy-source"),
             "s3:x-amz-metadata-directive" => Self::Header("x-amz-metadata-directive"),
@@ -165,10 +175,12 @@ impl Key {
                 }
                 .to_owned(),
             ),
+            Self::Version => situation.version.clone(),
             Self::Header(name) => situation.header(name),
             Self::Parameter(name) => situation.parameter(name).map(str::to_owned),
             Self::RequestTag(name) => situation.tag(name),
             Self::SignatureVersion => is_signed.then(|| "AWS4-HMAC-SHA256".to_owned()),
+            Self::AuthType if situation.is_form => is_signed.then(|| "POST".to_owned()),
             Self::AuthType => is_signed.then(|| match situation.parameter("X-Amz-Signature") {
                 Some(_) => "REST-QUERY-STRING".to_owned(),
                 None => "REST-HEADER".to_owned(),

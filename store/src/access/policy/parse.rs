@@ -7,7 +7,12 @@ use super::{
     fits,
 };
 use crate::access::ACCOUNT;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
+use std::fmt;
 
 /// Why a text is no policy of a bucket.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -35,8 +40,8 @@ const STATEMENT: [&str; 10] = [
 ];
 
 pub(super) fn policy(text: &[u8], bucket: &str) -> Result<Policy> {
-    let document: Value = match serde_json::from_slice(text) {
-        Ok(document) => document,
+    let document = match serde_json::from_slice::<Strict>(text) {
+        Ok(Strict(document)) => document,
         Err(error) => return wrong(format!("The policy is not valid JSON: {error}.")),
     };
     let Value::Object(document) = document else {
@@ -63,6 +68,68 @@ pub(super) fn policy(text: &[u8], bucket: &str) -> Result<Policy> {
         .map(|one| statement(one, bucket))
         .collect::<Result<_>>()?;
     Ok(Policy { statements })
+}
+
+/// JSON in which no name is there twice: of two conditions the first would be lost.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut values = Map::new();
+        while let Some((name, Strict(value))) = map.next_entry::<String, _>()? {
+            if values.contains_key(&name) {
+                return Err(A::Error::custom(format!("{name:?} is there twice")));
+            }
+            values.insert(name, value);
+        }
+        Ok(Value::Object(values))
+    }
 }
 
 fn statement(value: &Value, bucket: &str) -> Result<Statement> {
@@ -102,6 +169,7 @@ fn statement(value: &Value, bucket: &str) -> Result<Statement> {
         None => Vec::new(),
         Some(given) => conditions(given)?,
     };
+    check_documents(&actions, &conditions)?;
     Ok(Statement {
         effect,
         principals,
@@ -221,13 +289,38 @@ fn check_kinds(actions: &Choice<String>, resources: &Choice<Resource>) -> Result
     Ok(())
 }
 
+/// That no condition looks at a header of what comes in a document.
+fn check_documents(actions: &Choice<String>, conditions: &[Condition]) -> Result<()> {
+    let does = |names: &[&str]| {
+        let mut names = names.iter().map(|name| name.to_ascii_lowercase());
+        names.any(|name| actions.holds(|pattern| fits(pattern, &name)))
+    };
+    for condition in conditions {
+        let unseen: &[&str] = match &condition.key {
+            Key::RequestTag(_) => &["PutObjectTagging", "PutObjectVersionTagging"],
+            Key::Header(name) if name.starts_with("x-amz-object-lock-") => {
+                &["PutObjectRetention", "PutObjectLegalHold"]
+            }
+            _ => continue,
+        };
+        if does(unseen) {
+            return wrong(format!(
+                "A condition on what a request gives an object is not supported with {}, where it comes in a document: name other \
+                 actions, as s3:PutObject.",
+                unseen.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn conditions(value: &Value) -> Result<Vec<Condition>> {
-    let Value::Object(operators) = value else {
-        return wrong("A Condition is a JSON object.");
+    let Some(operators) = value.as_object().filter(|operators| !operators.is_empty()) else {
+        return wrong("A Condition is a JSON object that is not empty.");
     };
     let mut conditions = Vec::new();
     for (operator, keys) in operators {
-        let Value::Object(keys) = keys else {
+        let Some(keys) = keys.as_object().filter(|keys| !keys.is_empty()) else {
             return wrong(format!("The operator {operator} needs keys and values."));
         };
         for (name, values) in keys {
@@ -299,6 +392,29 @@ mod tests {
             );
             assert!(of(&text).is_err(), "{given}");
         }
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let text = |condition: &str, action: &str| {
+            format!(
+                r#"{{"Effect":"Deny","Principal":"*","Action":"{action}","Resource":"arn:aws:s3:::b/*","Condition":{condition}}}"#
+            )
+        };
+        let good = r#"{"StringEquals":{"aws:username":"ci"},"StringLike":{"aws:Referer":["a","b"]}}"#;
+        assert!(of(&text(good, "s3:PutObject")).is_ok());
+        for bad in [
+            "{}",
+            r#"{"IpAddress":{}}"#,
+            r#"{"StringEquals":{"aws:username":"ci"},"StringEquals":{"s3:prefix":"x"}}"#,
+            r#"{"StringEquals":{"aws:username":"ci","aws:username":"cd"}}"#,
+        ] {
+            assert!(of(&text(bad, "s3:PutObject")).is_err(), "{bad}");
+        }
+        let tag = r#"{"StringEquals":{"s3:RequestObjectTag/a":"b"}}"#;
+        let lock = r#"{"StringEquals":{"s3:object-lock-mode":"COMPLIANCE"}}"#;
+        assert!(of(&text(tag, "s3:PutObject")).is_ok() && of(&text(lock, "s3:PutObject")).is_ok());
+        assert!(of(&text(tag, "s3:*")).is_err() && of(&text(lock, "s3:PutObjectRetention")).is_err());
     }
 
     #[test]

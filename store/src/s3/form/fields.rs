@@ -25,6 +25,24 @@ const HEADERS: [&str; 6] = [
     "expires",
 ];
 
+/// What begins with `x-amz-` and is known, beside metadata and checksums.
+const KNOWN: [&str; 14] = [
+    "x-amz-acl",
+    "x-amz-algorithm",
+    "x-amz-credential",
+    "x-amz-date",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-retain-until-date",
+    "x-amz-sdk-checksum-algorithm",
+    "x-amz-server-side-encryption",
+    "x-amz-signature",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
+    "x-amz-checksum-algorithm",
+];
+
 /// The name of the file, without the folders that some browsers tell.
 pub(super) fn file_name(file: &Field<'_>) -> Option<String> {
     let header = file.headers().get(http::header::CONTENT_DISPOSITION.as_str())?;
@@ -80,6 +98,15 @@ impl Fields {
                 name.as_str(),
                 "x-amz-signature" | "x-amz-credential" | "x-amz-date" | "x-amz-algorithm"
             );
+            let is_known = KNOWN.contains(&name.as_str())
+                || name.starts_with("x-amz-meta-")
+                || name.starts_with("x-amz-checksum-")
+                || name.starts_with("x-amz-server-side-encryption-");
+            if name.starts_with("x-amz-") && !is_known {
+                return Err(crate::s3::error::not_implemented(&format!(
+                    "The field {name} of a form"
+                )));
+            }
             if is_signature || !(name.starts_with("x-amz-") || HEADERS.contains(&name.as_str())) {
                 continue;
             }
@@ -98,9 +125,11 @@ impl Fields {
                 acl.map_err(|_| s3_error!(InvalidArgument, "The acl is none."))?,
             );
         }
-        if self.get("tagging").is_some() {
-            // So that it is asked whether tags may be given; they are read where they are.
-            headers.insert("x-amz-tagging", HeaderValue::from_static(""));
+        if let Some(tags) = self.tags()? {
+            let tags = HeaderValue::from_str(&tags);
+            let tags =
+                tags.map_err(|_| s3_error!(InvalidArgument, "The tags of the form cannot be a header."))?;
+            headers.insert("x-amz-tagging", tags);
         }
         Ok(headers)
     }
@@ -159,9 +188,9 @@ impl Fields {
     }
 
     /// Tags as headers have them; forms have a document, or the header's form in a field that is called like it.
-    fn tags(&mut self) -> S3Result<Option<String>> {
-        let Some(document) = self.0.remove("tagging") else {
-            return Ok(self.0.remove("x-amz-tagging"));
+    fn tags(&self) -> S3Result<Option<String>> {
+        let Some(document) = self.get("tagging") else {
+            return Ok(self.get("x-amz-tagging").map(str::to_owned));
         };
         let read = Tagging::deserialize(&mut Deserializer::new(document.as_bytes()));
         let read =
