@@ -26,7 +26,7 @@ pub(crate) use connect::Names;
 pub(crate) use gateway::Carried;
 pub(crate) use receive::Receipt;
 pub(crate) use refusal::Refusal;
-pub(crate) use request::is_signed;
+pub(crate) use request::{is_signed, signed_names};
 
 use crate::metrics::Metrics;
 use penstock_rdma::{

@@ -88,13 +88,19 @@ pub(super) fn check_signed(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Whether a header occurs once, and whoever signed the request in its headers signed this one too.
 pub(crate) fn is_signed(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let signed = headers
+    let once = headers.get_all(name).iter().count() == 1;
+    once && signed_names(headers)
+        .split(';')
+        .any(|signed| signed == name.as_str())
+}
+
+/// The names of the headers that the signature in the headers is of, with `;` between.
+pub(crate) fn signed_names(headers: &HeaderMap) -> &str {
+    headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once("SignedHeaders="))
-        .map_or("", |(_, rest)| rest.split([',', ' ']).next().unwrap_or(""));
-    let once = headers.get_all(name).iter().count() == 1;
-    once && signed.split(';').any(|signed| signed == name.as_str())
+        .map_or("", |(_, rest)| rest.split([',', ' ']).next().unwrap_or(""))
 }
 
 pub(super) fn text<'h>(

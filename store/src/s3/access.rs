@@ -4,7 +4,7 @@ use super::{convert, error, service::note_operation};
 use crate::{
     access::{Authority, Demand, Origin, Principal, Situation, Target, demands},
     local_path::Peer,
-    rdma::{Carried, is_signed},
+    rdma::{Carried, is_signed, signed_names},
 };
 use http::{Extensions, HeaderMap, HeaderName, StatusCode, Uri, header::AUTHORIZATION};
 use penstock_rdma::{local::CONNECT, protocol::header::TOKEN, relay::PASSED_ON};
@@ -259,12 +259,9 @@ pub(super) fn principal_of(extensions: &Extensions) -> S3Result<&Principal> {
 /// A header that changes what a request is and that its signer did not sign: whoever was handed a presigned URL, or sits on the way,
 /// would choose it.
 fn unsigned<'r>(uri: &Uri, headers: &'r HeaderMap) -> Option<&'r HeaderName> {
-    let in_header = headers.get(AUTHORIZATION).map(|value| {
-        let text = value.to_str().unwrap_or("");
-        let list = text.split_once("SignedHeaders=").map_or("", |(_, rest)| rest);
-        list.split([',', ' ']).next().unwrap_or("").to_owned()
-    });
-    let signed = in_header.unwrap_or_else(|| {
+    let signed = if headers.contains_key(AUTHORIZATION) {
+        Cow::Borrowed(signed_names(headers))
+    } else {
         let pairs = uri
             .query()
             .unwrap_or("")
@@ -272,8 +269,8 @@ fn unsigned<'r>(uri: &Uri, headers: &'r HeaderMap) -> Option<&'r HeaderName> {
             .filter_map(|pair| pair.split_once('='));
         let mut decoded = pairs.map(|(name, value)| (percent_decode_str(name), percent_decode_str(value)));
         let found = decoded.find(|(name, _)| name.clone().eq(b"X-Amz-SignedHeaders".iter().copied()));
-        found.map_or_else(String::new, |(_, list)| list.decode_utf8_lossy().into_owned())
-    });
+        found.map_or(Cow::Borrowed(""), |(_, list)| list.decode_utf8_lossy())
+    };
     headers.keys().find(|name| {
         // It is a part of the signature itself.
         let matters = name.as_str().starts_with("x-amz-") && name.as_str() != "x-amz-content-sha256";
@@ -317,8 +314,7 @@ impl Whence {
         // What RDMA moves is not encrypted.
         let by_rdma = self.by_rdma || headers.contains_key(TOKEN);
         let in_the_open = by_rdma || headers.get(PASSED_ON).is_some_and(|by| by != "https");
-        situation.is_secure =
-            !in_the_open && (self.is_local || self.origin.is_some_and(|origin| origin.by_tls));
+        situation.is_secure = !in_the_open && (self.is_local || self.by_tls());
         situation
     }
 }

@@ -44,10 +44,6 @@ impl<'r> Situation<'r> {
 
     /// With what a request says.
     pub fn asked(mut self, query: Option<&str>, headers: &'r HeaderMap) -> Self {
-        let decoded = |text: &str| {
-            let text = text.replace('+', " ");
-            percent_decode_str(&text).decode_utf8_lossy().into_owned()
-        };
         let pairs = query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
         let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         self.query = pairs
@@ -89,15 +85,17 @@ impl<'r> Situation<'r> {
         let pairs = tags
             .split('&')
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let decoded = |text: &str| {
-            let text = text.replace('+', " ");
-            percent_decode_str(&text).decode_utf8_lossy().into_owned()
-        };
         pairs
             .map(|(known, value)| (decoded(known), decoded(value)))
             .find(|(known, _)| known == name)
             .map(|(_, value)| value)
     }
+}
+
+/// A name or a value of a query, or of what is written like one.
+fn decoded(text: &str) -> String {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
 /// What a condition looks at.
