@@ -180,7 +180,6 @@ impl Device for LoopbackDevice {
         }
         let region = Region {
             device: inner.number,
-            address: pages.address(),
             length,
             purpose,
         };

@@ -8,6 +8,7 @@ use std::{
     mem::ManuallyDrop,
     ops::{Deref, DerefMut},
     ptr::{self, NonNull},
+    sync::Arc,
 };
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -87,10 +88,22 @@ pub trait Registration: Any + Send + Sync {
 }
 
 /// Registered memory that no device touches now. Whoever has it may read and write it.
+///
+/// It can be taken apart, so that a device has one part while this end reads another; the pages and their registration end with
+/// the last part.
 pub struct Memory {
+    region: Arc<Region>,
+    /// The bytes of the pages that are this value's alone.
+    start: usize,
+    length: usize,
+}
+
+/// Pages with a device's hold on them.
+struct Region {
     registration: Box<dyn Registration>,
     /// What else must end before the pages do.
     hold: Option<Box<dyn Any + Send + Sync>>,
+    /// The bytes are those of the [`Memory`]s that refer to it: only their addresses are asked for here.
     pages: ManuallyDrop<Pages>,
 }
 
@@ -98,26 +111,66 @@ impl Memory {
     /// For implementations of [`super::Device::register`].
     pub fn new(pages: Pages, registration: Box<dyn Registration>) -> Self {
         Self {
-            registration,
-            hold: None,
-            pages: ManuallyDrop::new(pages),
+            start: 0,
+            length: pages.length,
+            region: Arc::new(Region {
+                registration,
+                hold: None,
+                pages: ManuallyDrop::new(pages),
+            }),
         }
     }
 
-    /// With something that depends on the pages, and is dropped before them.
+    /// With something that depends on the pages, and is dropped before them. For memory that was never taken apart.
     pub(crate) fn with(mut self, hold: Box<dyn Any + Send + Sync>) -> Self {
-        self.hold = Some(hold);
+        match Arc::get_mut(&mut self.region) {
+            Some(region) => region.hold = Some(hold),
+            None => unreachable!("nobody else has a part of memory that was just registered"),
+        }
         self
     }
 
     /// The device's hold on it.
     pub fn registration(&self) -> &dyn Registration {
-        &*self.registration
+        &*self.region.registration
     }
 
     /// Address of the first byte, as the device knows it.
     pub fn address(&self) -> u64 {
-        self.pages.address()
+        self.region.pages.address() + self.start as u64
+    }
+
+    /// Takes the bytes from `at` on off it.
+    ///
+    /// # Panics
+    /// When there are fewer bytes than `at`.
+    #[must_use = "the bytes are lost to the whole"]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at <= self.length, "{at} of {} bytes cannot be kept", self.length);
+        let rest = Self {
+            region: Arc::clone(&self.region),
+            start: self.start + at,
+            length: self.length - at,
+        };
+        self.length = at;
+        rest
+    }
+
+    /// Puts `next` behind it again.
+    ///
+    /// # Errors
+    /// `next`, when its bytes do not follow in the same pages.
+    pub fn unsplit(&mut self, next: Self) -> Result<(), Self> {
+        if !Arc::ptr_eq(&self.region, &next.region) || self.start + self.length != next.start {
+            return Err(next);
+        }
+        self.length += next.length;
+        Ok(())
+    }
+
+    fn first(&self) -> *mut u8 {
+        // SAFETY: `start` is at most the length of the pages.
+        unsafe { self.region.pages.start.as_ptr().add(self.start) }
     }
 }
 
@@ -125,17 +178,19 @@ impl Deref for Memory {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.pages
+        // SAFETY: initialised bytes inside of the pages, which live as long as `self.region`; no other `Memory` has them.
+        unsafe { std::slice::from_raw_parts(self.first(), self.length) }
     }
 }
 
 impl DerefMut for Memory {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.pages
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.length) }
     }
 }
 
-impl Drop for Memory {
+impl Drop for Region {
     fn drop(&mut self) {
         self.hold = None;
         if self.registration.release() {
@@ -148,7 +203,64 @@ impl Drop for Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
-            .field("length", &self.pages.length)
+            .field("length", &self.length)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Held(Arc<AtomicBool>);
+
+    impl Registration for Held {
+        fn release(&mut self) -> bool {
+            self.0.store(false, Ordering::SeqCst);
+            true
+        }
+        fn lkey(&self) -> u32 {
+            0
+        }
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    #[test]
+    fn parts_are_apart_and_come_together_again() {
+        let held = Arc::new(AtomicBool::new(true));
+        let mut memory = Memory::new(Pages::new(8192).unwrap(), Box::new(Held(Arc::clone(&held))));
+        let address = memory.address();
+        let mut middle = memory.split_off(100);
+        let mut last = middle.split_off(50);
+        for (part, start, length) in [
+            (&mut memory, 0, 100),
+            (&mut middle, 100, 50),
+            (&mut last, 150, 8042),
+        ] {
+            assert_eq!((part.address() - address, part.len()), (start, length));
+            part.fill(u8::try_from(start).unwrap());
+        }
+        let last = memory.unsplit(last).unwrap_err();
+        assert_eq!(last.len(), 8042, "what does not follow comes back");
+        let other = Memory::new(Pages::new(1).unwrap(), Box::new(Held(Arc::default())));
+        assert!(memory.unsplit(other).is_err());
+        memory.unsplit(middle).unwrap();
+        memory.unsplit(last).unwrap();
+        let none = memory.split_off(8192);
+        assert!(none.is_empty() && memory.len() == 8192);
+        assert_eq!(
+            (memory[99], memory[100], memory[149], memory[150]),
+            (0, 100, 100, 150)
+        );
+        drop(memory);
+        assert!(
+            held.load(Ordering::SeqCst),
+            "the pages are there until the last part goes"
+        );
+        drop(none);
+        assert!(!held.load(Ordering::SeqCst));
     }
 }

@@ -53,9 +53,9 @@ async fn sizes_and_ranges_around_the_ends_of_slices_are_those_asked_for() {
     for (number, size) in [
         0,
         1,
-        2 * MIB - 1,
-        2 * MIB,
-        2 * MIB + 1,
+        MIB - 1,
+        MIB,
+        MIB + 1,
         8 * MIB,
         8 * MIB + 1,
         10 * MIB,

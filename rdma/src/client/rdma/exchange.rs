@@ -1,5 +1,5 @@
-//! One request by RDMA: a window is opened, named in the request, and closed. A large read is several requests for parts of
-//! the one window ([`super::slices`]).
+//! One request by RDMA: a window is opened, named in the request, and closed. A large read is several requests
+//! ([`super::slices`]).
 
 use super::{
     super::{
@@ -11,7 +11,7 @@ use super::{
     judge::{Answer, Verdict, Window, judge},
     lanes::Lane,
     sessions::Sessions,
-    slices::Plan,
+    slices::{OneWindow, Parts, Plan},
 };
 use crate::{
     Error, Policy, Result,
@@ -22,7 +22,7 @@ use crate::{
 use futures::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{future::Future, ops::Range, sync::Arc, time::Duration};
 
 /// Slower than this nothing moves, emulated devices included; an answer is waited for accordingly.
 const SLOWEST: u64 = 1 << 20;
@@ -56,6 +56,15 @@ pub(super) trait Landing: Send + Sized + 'static {
         bytes: Range<usize>,
         direction: Direction,
     ) -> Opening<Self>;
+    /// Reads as planned into a part of it.
+    fn in_slices(
+        self,
+        rdma: &Rdma,
+        session: &Arc<Session>,
+        request: &Request,
+        plan: &Plan,
+        bytes: Range<usize>,
+    ) -> impl Future<Output = (Self, Verdict<Incoming>)> + Send;
 }
 
 impl Landing for Memory {
@@ -71,6 +80,31 @@ impl Landing for Memory {
     ) -> Opening<Self> {
         queue_pair.expose(self, bytes, direction)
     }
+
+    async fn in_slices(
+        self,
+        rdma: &Rdma,
+        session: &Arc<Session>,
+        request: &Request,
+        plan: &Plan,
+        bytes: Range<usize>,
+    ) -> (Self, Verdict<Incoming>) {
+        let verify = rdma.plain.inner.options.verify;
+        let mut parts = Parts::of(self, bytes, verify);
+        let (window, mut verdict) = rdma.in_slices(session, request, plan, &mut parts).await;
+        if window == Window::InDoubt {
+            session.queue_pair.kill().await;
+        }
+        let (memory, sums) = parts.whole().await;
+        if let Verdict::Moved(answer) = &mut verdict
+            && answer.slices.len() == sums.len()
+        {
+            for (piece, sum) in answer.slices.iter_mut().zip(sums) {
+                piece.arrived = Some(sum);
+            }
+        }
+        (memory, verdict)
+    }
 }
 
 impl Landing for GpuMemory {
@@ -85,6 +119,55 @@ impl Landing for GpuMemory {
         direction: Direction,
     ) -> Opening<Self> {
         Box::pin(async move { Exposed::foreign(queue_pair, self, &bytes, direction) })
+    }
+
+    async fn in_slices(
+        self,
+        rdma: &Rdma,
+        session: &Arc<Session>,
+        request: &Request,
+        plan: &Plan,
+        bytes: Range<usize>,
+    ) -> (Self, Verdict<Incoming>) {
+        // A registration of this memory takes long, so that there is one for all; and a GPU sums all of it in no time.
+        let exposed = match open(session, self, bytes, Direction::Written).await {
+            Ok(exposed) => exposed,
+            Err(failed) => return failed,
+        };
+        let mut ground = OneWindow(exposed.window());
+        let (window, verdict) = rdma.in_slices(session, request, plan, &mut ground).await;
+        (closed(exposed, window).await, verdict)
+    }
+}
+
+/// Opens a part of memory. One that cannot be opened comes back, with the queue pair dead.
+async fn open<L: Landing>(
+    session: &Session,
+    memory: L,
+    bytes: Range<usize>,
+    direction: Direction,
+) -> std::result::Result<Exposed<L>, (L, Verdict<Incoming>)> {
+    let queue_pair = Arc::clone(&session.queue_pair);
+    match memory.expose(queue_pair, bytes, direction).await {
+        Ok(exposed) => Ok(exposed),
+        Err((memory, error)) => {
+            // Whatever is wrong with it, it opens no windows.
+            session.queue_pair.kill().await;
+            let verdict = Verdict::Session {
+                error: error.into(),
+                performed: false,
+            };
+            Err((memory, verdict))
+        }
+    }
+}
+
+/// The memory, when nothing reaches it any more.
+pub(super) async fn closed<L: Landing>(exposed: Exposed<L>, window: Window) -> L {
+    match window {
+        // Where closing fails, the queue pair is dead and the bytes are there all the same.
+        Window::Closed => exposed.take_back().await.0,
+        Window::InDoubt => exposed.kill().await,
     }
 }
 
@@ -163,33 +246,19 @@ impl Rdma {
         if size > u64::from(session.grant.max) {
             return (memory, Verdict::Declined(None));
         }
-        let queue_pair = Arc::clone(&session.queue_pair);
-        let exposed = match memory.expose(queue_pair, bytes, direction).await {
-            Ok(exposed) => exposed,
-            Err((memory, error)) => {
-                // Whatever is wrong with it, it opens no windows.
-                session.queue_pair.kill().await;
-                let verdict = Verdict::Session {
-                    error: error.into(),
-                    performed: false,
-                };
-                return (memory, verdict);
-            }
-        };
-        let opened = exposed.window();
         let plan = (!whole && direction == Direction::Written)
-            .then(|| Plan::of(request, opened))
+            .then(|| Plan::of(request, bytes.len()))
             .flatten();
-        let (window, verdict) = match plan {
-            Some(plan) => self.in_slices(session, request, &plan).await,
-            None => self.ask(session, request.clone(), opened, direction, size).await,
+        if let Some(plan) = plan {
+            return memory.in_slices(self, session, request, &plan, bytes).await;
+        }
+        let exposed = match open(session, memory, bytes, direction).await {
+            Ok(exposed) => exposed,
+            Err(failed) => return failed,
         };
-        let memory = match window {
-            // Where closing fails, the queue pair is dead and the bytes are there all the same.
-            Window::Closed => exposed.take_back().await.0,
-            Window::InDoubt => exposed.kill().await,
-        };
-        (memory, verdict)
+        let asked = self.ask(session, request.clone(), exposed.window(), direction, size);
+        let (window, verdict) = asked.await;
+        (closed(exposed, window).await, verdict)
     }
 
     /// Sends a request for, or with, the bytes of a window that is open, or of a part of it. Before it is answered as many as

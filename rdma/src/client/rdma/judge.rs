@@ -26,6 +26,8 @@ pub(in super::super) struct Piece {
     pub bytes: u64,
     /// CRC-64/NVME of them, as the storage node computed it.
     pub checksum: Option<u64>,
+    /// That of what is in memory, where it was computed already.
+    pub arrived: Option<u64>,
 }
 
 impl Answer {
@@ -37,6 +39,7 @@ impl Answer {
         vec![Piece {
             bytes: self.bytes,
             checksum: self.checksum,
+            arrived: None,
         }]
     }
 }

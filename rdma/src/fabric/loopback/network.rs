@@ -77,7 +77,6 @@ pub(super) struct State {
 #[derive(Clone, Copy)]
 pub(super) struct Region {
     pub device: u32,
-    pub address: u64,
     pub length: u64,
     pub purpose: Purpose,
 }

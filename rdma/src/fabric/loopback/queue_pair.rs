@@ -312,7 +312,7 @@ impl QueuePair for LoopbackQueuePair {
             let size = u32::try_from(bytes.len()).ok().filter(|_| fits);
             match (state.phase(self.shared.number), region, size) {
                 (Phase::Ready(_), Some(region), Some(size)) if region.purpose == Purpose::Windows => {
-                    let address = region.address + bytes.start as u64;
+                    let address = memory.address() + bytes.start as u64;
                     let rkey = state.bind(Bound {
                         queue_pair: self.shared.number,
                         address,

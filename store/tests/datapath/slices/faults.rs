@@ -19,11 +19,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The first slice has 2 MiB, four have 8 MiB and one has what is left: one more than are under way at a time.
+/// The slices have 1 MiB, then 8, 8, 6 and 5 MiB at a time, and then 3, 3, 2, 2 and 2.
 const SIZE: usize = 40 * MIB;
-/// Operations of the first slice, and of those that are asked for with it.
-const FIRST: u64 = 2;
-const FOUR: u64 = 32;
+/// Operations of the first slice, and of the four that follow it.
+const FIRST: u64 = 1;
+const FOUR: u64 = 27;
 
 async fn whole(client: &Client, memory: Memory) -> (Memory, Read) {
     read(client, "k", None, &Condition::default(), memory, SIZE).await
@@ -130,7 +130,7 @@ async fn a_slice_that_fails_is_read_again_with_the_others() {
     let mut memory = memory_of(&client, SIZE).await;
     for effect in [Effect::Fail, Effect::KillPeer, Effect::Never] {
         // In the first slice, in one in the middle, and in the last one.
-        for at in [1, FIRST + 5, FIRST + FOUR + 3] {
+        for at in [0, FIRST + 5, FIRST + FOUR + 3] {
             memory.fill(0xee);
             faulty.server.inject(at, effect.clone());
             let outcome;

@@ -11,7 +11,6 @@ use crate::{
         },
         request::Request,
     },
-    fabric,
 };
 use http::{
     HeaderValue, Method, StatusCode,
@@ -21,17 +20,19 @@ use std::{iter, ops::Range};
 
 /// Bytes of the largest slice. So many, and fewer, are not worth a second request.
 const SLICE: u64 = 8 << 20;
-/// Bytes of the first slice. It is asked for alone, so the fewer the better; and so many that a small object comes with it.
-const FIRST: u64 = 2 << 20;
+/// Bytes of the smallest one but the last.
+const SMALLEST: u64 = 2 << 20;
 /// Slices are multiples of what a storage node moves in one operation.
 const UNIT: u64 = 1 << 20;
+/// Bytes of the first slice. It is asked for alone, so the fewer the better.
+const FIRST: u64 = UNIT;
 /// Slices of one object that are under way.
 pub(super) const DEPTH: usize = 4;
 
 /// A read that is worth several requests.
 pub(in super::super) struct Plan {
-    /// What is open for all of it.
-    pub window: fabric::Window,
+    /// How many bytes fit.
+    pub room: usize,
     /// Whether a range was asked for.
     pub ranged: bool,
     /// The object's bytes that are asked for, which may be more than there are.
@@ -49,8 +50,8 @@ pub(in super::super) struct Facts {
 }
 
 impl Plan {
-    /// Of a request whose bytes go to `window`; `None` where it stays one request.
-    pub fn of(request: &Request, window: fabric::Window) -> Option<Self> {
+    /// Of a request for no more bytes than `room`; `None` where it stays one request.
+    pub fn of(request: &Request, room: usize) -> Option<Self> {
         // What somebody else signed cannot be asked for in another way.
         let ours = request.method == Method::GET && request.foreign.is_none();
         let range = request.headers.get(RANGE);
@@ -58,9 +59,9 @@ impl Plan {
             None => 0..u64::MAX,
             Some(range) => parsed(range.to_str().ok()?)?,
         };
-        let large = u64::from(window.size).min(bytes.end - bytes.start) > SLICE;
+        let large = (room as u64).min(bytes.end - bytes.start) > SLICE;
         (ours && large).then_some(Self {
-            window,
+            room,
             ranged: range.is_some(),
             bytes,
         })
@@ -71,16 +72,17 @@ impl Plan {
         self.bytes.start..self.bytes.end.min(self.bytes.start + FIRST)
     }
 
-    /// The part of the window for a slice.
-    pub fn part(&self, slice: &Range<u64>) -> Option<fabric::Window> {
-        let offset = slice.start.checked_sub(self.bytes.start)?;
-        let size = slice.end.checked_sub(slice.start)?;
-        let fits = offset.checked_add(size)? <= u64::from(self.window.size);
-        Some(fabric::Window {
-            address: self.window.address + offset,
-            size: u32::try_from(size).ok().filter(|_| fits)?,
-            rkey: self.window.rkey,
-        })
+    /// Where the bytes of a slice go, counted from where the first one goes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for bytes that were not asked for.
+    pub fn place(&self, slice: &Range<u64>) -> Result<Range<usize>> {
+        let at = |byte: u64| usize::try_from(byte.checked_sub(self.bytes.start)?).ok();
+        let place = at(slice.start).zip(at(slice.end));
+        place
+            .map(|(start, end)| start..end)
+            .filter(|place| place.start <= place.end && place.end <= self.room)
+            .ok_or_else(|| Error::Invalid("a slice lies outside of what was asked for".to_owned()))
     }
 
     /// What the answer to the first slice says.
@@ -168,13 +170,13 @@ fn range_of(plain: &Client, answer: &Answer) -> Result<(Range<u64>, u64)> {
     plain.content_range(&answer.headers, answer.bytes)
 }
 
-/// As equal as can be, so that all end at about the same time.
+/// Ever smaller ones, so that the last ones to move are soon summed too, and there is always another one to begin.
 fn slices(bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let all = bytes.end.saturating_sub(bytes.start);
-    let length = all.div_ceil(DEPTH as u64).next_multiple_of(UNIT).min(SLICE);
     let mut next = bytes.start;
     iter::from_fn(move || {
-        let slice = next..bytes.end.min(next + length);
+        let left = bytes.end.saturating_sub(next);
+        let length = left.div_ceil(DEPTH as u64).next_multiple_of(UNIT);
+        let slice = next..next + length.clamp(SMALLEST, SLICE).min(left);
         next = slice.end;
         (slice.start < slice.end).then_some(slice)
     })
@@ -200,14 +202,6 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn window(size: u64) -> fabric::Window {
-        fabric::Window {
-            address: 1000,
-            size: u32::try_from(size).unwrap(),
-            rkey: 7,
-        }
-    }
-
     fn get(range: Option<crate::Range>) -> Request {
         Request::new(Method::GET, "bucket", Some("key"))
             .range(range)
@@ -215,15 +209,15 @@ mod tests {
     }
 
     #[test]
-    fn slices_cover_all_bytes_once_and_keep_four_requests_at_work() {
+    fn slices_cover_all_bytes_once_and_grow_small_to_the_end() {
         for (bytes, lengths) in [
             (0..0, vec![]),
             (5..6, vec![1]),
             (0..7 * MIB, vec![2 * MIB, 2 * MIB, 2 * MIB, MIB]),
-            (MIB..9 * MIB + 1, vec![3 * MIB, 3 * MIB, 2 * MIB + 1]),
+            (MIB..9 * MIB + 1, vec![3 * MIB, 2 * MIB, 2 * MIB, MIB + 1]),
             (
-                2 * MIB..40 * MIB,
-                vec![8 * MIB, 8 * MIB, 8 * MIB, 8 * MIB, 6 * MIB],
+                MIB..40 * MIB,
+                [8, 8, 6, 5, 3, 3, 2, 2, 2].map(|length| length * MIB).to_vec(),
             ),
         ] {
             let cut: Vec<_> = slices(bytes.clone()).collect();
@@ -241,9 +235,9 @@ mod tests {
     #[test]
     fn small_reads_and_those_of_others_stay_one_request() {
         let from = |first, last| crate::Range::From { first, last };
-        let large = window(9 * MIB);
+        let large = 9 << 20;
         assert!(Plan::of(&get(None), large).is_some());
-        assert!(Plan::of(&get(None), window(SLICE)).is_none());
+        assert!(Plan::of(&get(None), SLICE as usize).is_none());
         assert!(Plan::of(&get(Some(from(5, None))), large).is_some());
         assert!(Plan::of(&get(Some(from(5, Some(SLICE + 5)))), large).is_some());
         assert!(Plan::of(&get(Some(from(5, Some(SLICE + 4)))), large).is_none());
@@ -258,20 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn no_part_reaches_beyond_its_window() {
-        let plan = Plan::of(
-            &get(Some(crate::Range::From {
-                first: 100,
-                last: None,
-            })),
-            window(9 * MIB),
-        );
-        let plan = plan.unwrap();
-        let part = |slice: Range<u64>| plan.part(&slice).map(|part| (part.address, part.size, part.rkey));
-        assert_eq!(part(100..110), Some((1000, 10, 7)));
+    fn no_slice_reaches_beyond_what_was_asked_for() {
+        let range = crate::Range::From {
+            first: 100,
+            last: None,
+        };
+        let plan = Plan::of(&get(Some(range)), 9 << 20).unwrap();
+        assert_eq!(plan.place(&(100..110)).unwrap(), 0..10);
         let end = 100 + 9 * MIB;
-        assert_eq!(part(end - 1..end), Some((1000 + 9 * MIB - 1, 1, 7)));
-        assert_eq!(part(end - 1..end + 1), None);
-        assert_eq!(part(99..110), None);
+        assert_eq!(plan.place(&(end - 1..end)).unwrap(), (9 << 20) - 1..9 << 20);
+        assert!(plan.place(&(end - 1..end + 1)).is_err());
+        assert!(plan.place(&(99..110)).is_err());
+        assert!(plan.place(&Range { start: 110, end: 109 }).is_err());
     }
 }
