@@ -279,6 +279,7 @@ pub(super) fn incoming(
             tag_of,
             crc64nvme,
             checksums: computed,
+            key: None,
         },
         receipt,
     })

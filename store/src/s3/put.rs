@@ -4,7 +4,9 @@ use super::{
     Front,
     attributes::{Sums, version_id},
     body::{self, Beside, Incoming, Sent},
-    convert, error,
+    convert,
+    encryption::{Told, customer, encryption},
+    error,
     fields::{attributes, checksums, headers, other_class, refuse_unbuilt, with_sums},
 };
 use crate::engine::{ObjectInfo, PutOptions};
@@ -23,16 +25,11 @@ pub(super) async fn put_object(
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     refuse_unbuilt!(
         input,
-        (
-            input.sse_customer_algorithm.is_some()
-                || input.sse_customer_key.is_some()
-                || input.ssekms_key_id.is_some(),
-            "Encryption with a given key",
-        ),
-        (input.server_side_encryption.is_some(), "Server-side encryption"),
         other_class!(input),
         (input.write_offset_bytes.is_some(), "Appending"),
     )?;
+    let customer = customer!(request, input)?;
+    let encryption = encryption!(front, input, customer.as_ref()).await?;
     let object = convert::object(&input.bucket, &input.key);
     let has_digest = input.content_md5.is_some()
         || request
@@ -70,6 +67,7 @@ pub(super) async fn put_object(
         crc64nvme: options.crc64nvme,
         attributes,
         checksums: options.checksums,
+        encryption,
     };
     let stored = front.engine.put(&object, options, body).await;
     receipt.drained().await;
@@ -77,11 +75,15 @@ pub(super) async fn put_object(
     let mut headers = last_modified(&info);
     headers.extend(receipt.headers(info.size));
     let sums = Sums::of(&info, true);
+    let told = Told::of(info.attributes.encryption.as_ref(), customer);
     Ok(S3Response::with_headers(
         with_sums! { sums => PutObjectOutput {
             checksum_type: sums.kind,
             e_tag: Some(convert::etag(&info.etag)),
             version_id: version_id(&info),
+            server_side_encryption: told.server,
+            sse_customer_algorithm: told.algorithm,
+            sse_customer_key_md5: told.md5,
             ..Default::default()
         } },
         headers,
