@@ -5,11 +5,11 @@ use super::{
     attributes::{Sums, version_id},
     body::{self, Beside, Incoming, Sent},
     convert,
-    encryption::{Told, customer, encryption},
+    encryption::{Customer, Told, customer, encryption},
     error,
     fields::{attributes, checksums, headers, other_class, refuse_unbuilt, with_sums},
 };
-use crate::engine::{ObjectInfo, PutOptions};
+use crate::engine::{Encryption, ObjectInfo, PutOptions};
 use http::{HeaderMap, header::LAST_MODIFIED};
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -21,15 +21,15 @@ pub(super) async fn put_object(
     front: &Front,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_unbuilt!(
-        input,
-        other_class!(input),
-        (input.write_offset_bytes.is_some(), "Appending"),
-    )?;
-    let customer = customer!(request, input)?;
-    let encryption = encryption!(front, input, customer.as_ref()).await?;
+    let asked = asked(front, &request).await;
+    let mut input = request.input;
+    let (customer, encryption) = match asked {
+        Ok(asked) => asked,
+        Err(refusal) => {
+            body::drain(input.body.take(), input.content_length).await;
+            return Err(refusal);
+        }
+    };
     let object = convert::object(&input.bucket, &input.key);
     let has_digest = input.content_md5.is_some()
         || request
@@ -88,6 +88,23 @@ pub(super) async fn put_object(
         } },
         headers,
     ))
+}
+
+/// How the object is to be encrypted, and with which key of the customer's, where the request asks for nothing that is not built.
+async fn asked(
+    front: &Front,
+    request: &S3Request<PutObjectInput>,
+) -> S3Result<(Option<Customer>, Option<Encryption>)> {
+    let input = &request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    refuse_unbuilt!(
+        input,
+        other_class!(input),
+        (input.write_offset_bytes.is_some(), "Appending"),
+    )?;
+    let customer = customer!(request, input)?;
+    let encryption = encryption!(front, input, customer.as_ref()).await?;
+    Ok((customer, encryption))
 }
 
 /// S3 does not say when it acknowledged a write; our client keeps its listings consistent with it.
