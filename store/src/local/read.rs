@@ -140,8 +140,8 @@ fn as_stored(row: &mut ObjectV2) {
 
 /// Data files are never written twice.
 fn same_files(one: &ObjectV2, other: &ObjectV2) -> bool {
-    let files = |row: &ObjectV2| row.extents.iter().map(|extent| extent.file).collect::<Vec<_>>();
-    files(one) == files(other)
+    let files = |extent: &Extent| extent.file;
+    one.extents.iter().map(files).eq(other.extents.iter().map(files))
 }
 
 pub(super) fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV2) -> Result<()> {

@@ -12,7 +12,7 @@ use super::{
     put,
 };
 use crate::engine::{
-    ByteRange, Checksum, CompleteOptions, Encrypted, PartOptions, PartRef, Pending, Precondition,
+    ByteRange, Checksum, CompleteOptions, Encrypted, Error, PartOptions, PartRef, Pending, Precondition,
     UploadOptions,
 };
 use s3s::{
@@ -220,8 +220,13 @@ pub(super) async fn complete_multipart_upload(
     let object = convert::object(&input.bucket, &input.key);
     if let Some(customer) = &customer {
         let begun = front.engine.begun_upload(&object, &input.upload_id).await;
-        let begun = begun.map_err(error::answer)?;
-        Encrypted::check_upload(begun.encryption.as_ref(), &customer.key).map_err(error::answer)?;
+        let checked = match begun {
+            Ok(begun) => Encrypted::check_upload(begun.encryption.as_ref(), &customer.key),
+            // Perhaps it was completed already; that is found out below.
+            Err(Error::NoSuchUpload(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        checked.map_err(error::answer)?;
     }
     let options = CompleteOptions {
         precondition: convert::precondition(input.if_match, input.if_none_match),

@@ -2,11 +2,16 @@
 //! half object is, and no space is lost.
 
 use crate::{
+    encryption::ENCRYPTING,
     node::{Node, files},
     pattern, rounds,
 };
 use futures::stream;
 use penstock_rdma::{Client, Condition, ListingQuery, ObjectHeaders, Options};
+use penstock_store::{
+    engine::{Engine, ListQuery},
+    local::Local,
+};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -51,6 +56,15 @@ fn impatient() -> Options {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_write_is_lost_by_kill_9() {
+    is_not_lost(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_write_that_is_encrypted_is_lost_by_kill_9() {
+    is_not_lost(true).await;
+}
+
+async fn is_not_lost(is_encrypted: bool) {
     let seed = seed();
     println!("PENSTOCK_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
@@ -59,6 +73,14 @@ async fn no_acknowledged_write_is_lost_by_kill_9() {
     {
         let node = Node::start(folder.path(), &[]);
         node.client(impatient()).create_bucket("bucket").await.unwrap();
+    }
+    if is_encrypted {
+        let engine = Local::open(folder.path()).await.unwrap();
+        let document = Some(ENCRYPTING.as_bytes().to_vec());
+        engine
+            .set_document("bucket", "encryption", document)
+            .await
+            .unwrap();
     }
     for round in 0..u64::from(rounds(5, 200)) {
         let mut node = Node::start(folder.path(), &[]);
@@ -86,11 +108,28 @@ async fn no_acknowledged_write_is_lost_by_kill_9() {
         let node = Node::start(folder.path(), &[]);
         check(&node.client(Options::default()), &mut fates, folder.path()).await;
     }
+    if is_encrypted {
+        all_are_encrypted(folder.path()).await;
+    }
     println!("{acknowledged} acknowledged writes survived");
     assert!(
         acknowledged > 50,
         "the load was too small to show anything: {acknowledged}"
     );
+}
+
+/// That what was written was encrypted: else the test would say nothing of that.
+async fn all_are_encrypted(folder: &std::path::Path) {
+    let engine = Local::open(folder).await.unwrap();
+    let query = ListQuery {
+        limit: 1000,
+        ..ListQuery::default()
+    };
+    let page = engine.list("bucket", &query).await.unwrap();
+    assert!(!page.objects.is_empty());
+    for (key, info) in page.objects {
+        assert!(info.attributes.encryption.is_some(), "{key}");
+    }
 }
 
 /// Writes, overwrites and deletes its own keys until the storage node is gone.

@@ -16,6 +16,10 @@ use penstock_store::{
 use prometheus_client::registry::Registry;
 use std::{collections::BTreeMap, fs, io::Read, path::Path, sync::Arc};
 
+/// The document of a bucket whose objects are encrypted by the storage node.
+pub const ENCRYPTING: &str = "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>\
+    <SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>";
+
 const PACKAGE: usize = 64 << 10;
 /// Nothing, one package, its edges, several batches of the writer.
 const LENGTHS: [usize; 8] = [

@@ -1,18 +1,15 @@
 //! Whose bytes are encrypted where they are stored comes in a body: who borrowed the file could not read it.
 
 use super::{Host, always, from, plain};
-use crate::{node::files, pattern};
+use crate::{encryption::ENCRYPTING, node::files, pattern};
 use futures::TryStreamExt;
 use penstock_rdma::{Options, Policy, Via};
 use penstock_store::engine::Engine;
 
-const DEFAULT: &str = "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>\
-    <SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_encrypted_is_not_lent_and_its_bytes_are_right() {
     let host = Host::start().await;
-    let document = Some(DEFAULT.as_bytes().to_vec());
+    let document = Some(ENCRYPTING.as_bytes().to_vec());
     host.engine
         .set_document("bucket", "encryption", document)
         .await
