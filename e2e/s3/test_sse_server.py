@@ -245,7 +245,7 @@ def test_a_policy_can_demand_encryption(s3, bucket):
                  "Condition": {"StringNotEquals": {"s3:x-amz-server-side-encryption": "AES256"}}}
     s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
     with refused("AccessDenied", 403):
-        s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+        s3.put_object(Bucket=bucket, Key="k", Body=b"")
     s3.put_object(Bucket=bucket, Key="k", Body=b"x", ServerSideEncryption="AES256")
     s3.delete_bucket_policy(Bucket=bucket)
 

@@ -445,7 +445,8 @@ async fn parts_are_encrypted_with_the_key_of_their_upload_and_each_differs_from_
                 checksums: BTreeMap::new(),
             });
         }
-        let done = engine.complete_upload(&target, &upload, &parts, &CompleteOptions::default());
+        let as_it_is = CompleteOptions::default();
+        let done = engine.complete_upload(&target, &upload, &parts, &as_it_is);
         assert_eq!(done.await.unwrap().size, 15 << 20);
         let stored: Vec<Vec<u8>> = files(&folder.path().join("data"))
             .iter()
