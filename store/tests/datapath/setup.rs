@@ -12,6 +12,7 @@ use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
     admin::Admin,
+    engine::Engine,
     local::Local,
     metrics::Metrics,
     rdma::{Limits, Rdma},

@@ -76,6 +76,7 @@ async fn is_not_lost(is_encrypted: bool) {
     }
     if is_encrypted {
         let engine = Local::open(folder.path()).await.unwrap();
+        engine.reclaimed().await;
         let document = Some(ENCRYPTING.as_bytes().to_vec());
         engine
             .set_document("bucket", "encryption", document)

@@ -53,8 +53,15 @@ fn by(key: Option<u8>) -> Precondition {
     }
 }
 
-async fn opened(folder: &Path) -> Local {
+async fn without_key(folder: &Path) -> Local {
     let engine = Local::open(folder).await.unwrap();
+    // Else it could not be opened again.
+    engine.reclaimed().await;
+    engine
+}
+
+async fn opened(folder: &Path) -> Local {
+    let engine = without_key(folder).await;
     engine.encrypt_with(&MasterKey::load(None, folder).unwrap());
     engine
 }
@@ -238,7 +245,7 @@ async fn another_master_key_is_told_and_gives_no_bytes() {
     put(&engine, "open", pattern(3, 100_000), None).await;
     drop(engine);
     for master in [None, Some(MasterKey::random())] {
-        let engine = Local::open(folder.path()).await.unwrap();
+        let engine = without_key(folder.path()).await;
         if let Some(master) = &master {
             engine.encrypt_with(master);
         }
@@ -266,7 +273,7 @@ async fn another_master_key_is_told_and_gives_no_bytes() {
         let found = scrubbed(&engine).await;
         assert_eq!(found, ["server"]);
     }
-    let engine = Local::open(folder.path()).await.unwrap();
+    let engine = without_key(folder.path()).await;
     let options = PutOptions {
         encryption: Some(Encryption::Server),
         ..PutOptions::default()
