@@ -153,7 +153,7 @@ def test_a_copy_moves_no_bytes(node, s3, bucket):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"ACL": "public-read"}, {"StorageClass": "GLACIER"}, {"ServerSideEncryption": "AES256"},
+    {"ACL": "public-read"}, {"StorageClass": "GLACIER"}, {"ServerSideEncryption": "aws:kms"},
 ], ids=lambda arguments: next(iter(arguments)))
 def test_what_would_be_ignored_is_refused(s3, bucket, arguments):
     with refused("NotImplemented", 501):

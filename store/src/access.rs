@@ -83,6 +83,8 @@ struct Rules {
     unreadable: bool,
     /// Whether a public policy opens it to nobody.
     restricted: bool,
+    /// Whether what is written without a word on it is encrypted.
+    encrypts: bool,
 }
 
 /// Rules that were read, so that a request costs no look at the index. All changes go through this process.
@@ -205,6 +207,11 @@ impl Authority {
         Ok(policy.is_some_and(deletes))
     }
 
+    /// Whether what is written into a bucket without a word on it is encrypted.
+    pub async fn encrypts(&self, bucket: &str) -> engine::Result<bool> {
+        Ok(self.rules(bucket).await?.is_some_and(|rules| rules.encrypts))
+    }
+
     /// What a bucket says; `None` where there is no such bucket.
     async fn rules(&self, bucket: &str) -> engine::Result<Option<Arc<Rules>>> {
         let before = {
@@ -219,7 +226,10 @@ impl Authority {
             Err(engine::Error::NoSuchBucket(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut rules = Rules::default();
+        let mut rules = Rules {
+            encrypts: crate::s3::encrypts_by_default(&*self.engine, bucket).await,
+            ..Rules::default()
+        };
         if let Some(text) = policy {
             match Policy::parse(&text, bucket) {
                 Ok(policy) => rules.policy = Some(policy),

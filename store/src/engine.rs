@@ -9,11 +9,14 @@
 //! (strong read-after-write, listings included), and a write is either whole or absent.
 
 mod attributes;
+mod encryption;
 mod error;
 mod version;
 mod write;
 
 pub use attributes::{Amendment, Attributes, Checksum, Checksums, PartFacts, Pending};
+pub use encryption::{CustomerKey, Encrypted, Encryption, Sealed};
+pub(crate) use encryption::{DataKey, ServerKey};
 pub use error::{Error, Marker};
 pub use version::{
     DefaultRetention, DeleteOptions, Deleted, LockMode, NoVersion, Period, Retention, Version, VersionInfo,
@@ -21,7 +24,7 @@ pub use version::{
 };
 
 pub use write::{
-    CompleteOptions, Copied, CopyOptions, PartOptions, Precondition, PutOptions, TagOf, UploadOptions,
+    Begun, CompleteOptions, Copied, CopyOptions, PartOptions, Precondition, PutOptions, TagOf, UploadOptions,
 };
 
 use bytes::Bytes;
@@ -429,6 +432,11 @@ pub trait Engine: Send + Sync + 'static {
             reader: Box::new(reader),
         })
     }
+    /// All bytes of an object, to be compared with their checksum: nobody has to have a key, so what is read of what is encrypted
+    /// may be as it lies on the disk.
+    async fn open_to_compare(&self, object: &ObjectRef) -> Result<Opened> {
+        self.open(object, None, &Precondition::default()).await
+    }
     /// As [`Engine::get`], as files that the borrower reads by itself. Engines whose bytes are elsewhere refuse.
     async fn lend(
         &self,
@@ -481,9 +489,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Begins a multipart upload and names it.
     async fn create_upload(&self, object: &ObjectRef, options: UploadOptions) -> Result<String>;
-    /// The checksum that an upload was begun with, and whether it is one of the checksums of the parts.
-    async fn upload_checksum(&self, _object: &ObjectRef, _upload: &str) -> Result<Option<(Checksum, bool)>> {
-        Ok(None)
+    /// How an upload was begun.
+    async fn begun_upload(&self, _object: &ObjectRef, _upload: &str) -> Result<Begun> {
+        Ok(Begun::default())
     }
     /// Uploads (or replaces) one part; nothing is kept of a cut body.
     async fn upload_part(

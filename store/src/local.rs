@@ -13,6 +13,7 @@
 
 mod bucket;
 mod change;
+mod cipher;
 mod commit;
 mod data;
 mod index;
@@ -25,6 +26,7 @@ mod names;
 mod object;
 mod open;
 mod read;
+mod reencrypt;
 mod rows;
 mod sweep;
 mod versions;
@@ -33,12 +35,12 @@ mod write;
 pub use lend::ViewError;
 pub use open::OpenError;
 
-use crate::access::KeyStore;
+use crate::access::{KeyStore, MasterKey};
 use crate::engine::{
-    Amendment, Body, Borrower, BucketChange, BucketInfo, ByteRange, Checksum, CompleteOptions, Copied,
-    CopyOptions, DeleteOptions, Deleted, Engine, Error, Lending, ListPage, ListQuery, Object, ObjectInfo,
-    ObjectRef, Opened, PartInfo, PartOptions, PartRef, Precondition, PutOptions, Result, UploadInfo,
-    UploadOptions, VersionPage, VersionQuery,
+    Amendment, Begun, Body, Borrower, BucketChange, BucketInfo, ByteRange, CompleteOptions, Copied,
+    CopyOptions, CustomerKey, DataKey, DeleteOptions, Deleted, Encrypted, Encryption, Engine, Error, Lending,
+    ListPage, ListQuery, Object, ObjectInfo, ObjectRef, Opened, PartInfo, PartOptions, PartRef, Precondition,
+    PutOptions, Result, ServerKey, UploadInfo, UploadOptions, VersionPage, VersionQuery,
 };
 use commit::Committer;
 use data::Data;
@@ -46,8 +48,9 @@ use index::Index;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
+use write::Cipher;
 
 /// Objects on this node's disk. Cheap to clone; clones are the same engine.
 #[derive(Clone)]
@@ -60,8 +63,37 @@ struct Inner {
     index: Arc<Index>,
     data: Arc<Data>,
     committer: Committer,
+    /// Of the master key, where there is one.
+    server_key: OnceLock<ServerKey>,
     /// The last field: released when the index is closed.
     _lock: open::Lock,
+}
+
+impl Inner {
+    /// A new data key, and how it is kept.
+    fn begin(&self, encryption: Option<&Encryption>) -> Result<(Option<Cipher>, Option<Encrypted>)> {
+        let Some(encryption) = encryption else {
+            return Ok((None, None));
+        };
+        let (key, encrypted) = encryption.begin(self.server_key.get())?;
+        let is_customers = encrypted.is_customers();
+        Ok((Some(Cipher { key, is_customers }), Some(encrypted)))
+    }
+
+    /// The data key of an object; `None` where it is not encrypted.
+    fn unlock(
+        &self,
+        object: &ObjectRef,
+        found: Option<&Encrypted>,
+        key: Option<&CustomerKey>,
+    ) -> Result<Option<DataKey>> {
+        let opened = Encrypted::open(found, key, self.server_key.get());
+        opened.inspect_err(|error| {
+            if matches!(error, Error::Internal { .. }) {
+                tracing::error!(%object, "the key of an encrypted object cannot be opened");
+            }
+        })
+    }
 }
 
 /// How much is stored, and how much could be.
@@ -101,6 +133,14 @@ impl Local {
     /// When `view` is another folder, or can be written to.
     pub fn lend_through(&self, view: &Path) -> std::result::Result<(), ViewError> {
         self.inner.data.lend_through(&self.inner.folder, view)
+    }
+
+    /// Encrypts with this master key what is to be encrypted by the storage node, and decrypts it. To be called once, before
+    /// anything is read or written; without it neither is possible.
+    pub fn encrypt_with(&self, master: &MasterKey) {
+        let _there_already = master
+            .data_keys()
+            .map(|key| self.inner.server_key.set(key.into()));
     }
 
     /// Bytes of deleted objects that are still lent, so that their space is not free.
@@ -238,6 +278,10 @@ impl Engine for Local {
         read::open(&self.inner, object, range, precondition).await
     }
 
+    async fn open_to_compare(&self, object: &ObjectRef) -> Result<Opened> {
+        read::open_to_compare(&self.inner, object).await
+    }
+
     async fn lend(
         &self,
         object: &ObjectRef,
@@ -294,8 +338,8 @@ impl Engine for Local {
         multipart::create(&self.inner, object, options).await
     }
 
-    async fn upload_checksum(&self, object: &ObjectRef, upload: &str) -> Result<Option<(Checksum, bool)>> {
-        multipart::checksum(&self.inner, object, upload).await
+    async fn begun_upload(&self, object: &ObjectRef, upload: &str) -> Result<Begun> {
+        multipart::begun(&self.inner, object, upload).await
     }
 
     async fn upload_part(

@@ -389,6 +389,8 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         _ => None,
     };
     let engine = Local::open(&serve.data).await?;
+    let master = MasterKey::load(serve.master_key_file.as_deref(), &serve.data)?;
+    engine.encrypt_with(&master);
     let access = std::env::var("PENSTOCK_ROOT_ACCESS_KEY").ok();
     let secret = std::env::var("PENSTOCK_ROOT_SECRET_KEY").ok();
     let sources = keys::Sources {
@@ -428,7 +430,6 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         seconds => Duration::from_secs(seconds.into()),
     };
     tokio::spawn(scrub.clone().run(every, pace, draining.clone()));
-    let master = MasterKey::load(serve.master_key_file.as_deref(), &serve.data)?;
     let ring = Arc::new(KeyRing::open(&master, Arc::new(engine.clone())).await?);
     let door = Service::of(Parts {
         engine: Arc::new(engine.clone()),

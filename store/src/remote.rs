@@ -15,6 +15,7 @@ use penstock_rdma::{self as rdma, Client, Condition, ListingQuery, ObjectHead, O
 use std::{fs::File, ops::Range, sync::Arc};
 
 const WITH_ATTRIBUTES: &str = "Writing attributes through this engine";
+const ENCRYPTING: &str = "Encrypting through this engine";
 
 /// Objects that live on a storage node.
 #[derive(Debug, Clone)]
@@ -105,9 +106,11 @@ impl Engine for Remote {
             size,
             crc64nvme,
             attributes,
+            encryption,
             ..
         } = options;
         carried(&attributes, WITH_ATTRIBUTES)?;
+        carried(&encryption, ENCRYPTING)?;
         let body = compared(body, crc64nvme);
         let sent = to_headers(&headers);
         let condition = to_condition(&precondition);
@@ -136,6 +139,7 @@ impl Engine for Remote {
         range: Option<ByteRange>,
         precondition: &Precondition,
     ) -> Result<Object> {
+        carried(&precondition.key, ENCRYPTING)?;
         let range = range.map(to_range);
         let condition = to_condition(precondition);
         let opened = self
@@ -166,6 +170,7 @@ impl Engine for Remote {
         precondition: &Precondition,
         _borrower: Borrower,
     ) -> Result<Lending> {
+        carried(&precondition.key, ENCRYPTING)?;
         let (range, condition) = (range.map(to_range), to_condition(precondition));
         let borrowed = self
             .client
@@ -220,9 +225,11 @@ impl Engine for Remote {
             headers,
             precondition,
             attributes,
+            encryption,
             ..
         } = options;
         carried(&attributes, WITH_ATTRIBUTES)?;
+        carried(&encryption, ENCRYPTING)?;
         let (sent, condition) = (to_headers(&headers), to_condition(&precondition));
         let size = range.end.saturating_sub(range.start);
         let written = self
@@ -330,9 +337,12 @@ impl Engine for Remote {
         object: &ObjectRef,
         upload: &str,
         number: u16,
-        PartOptions { size, crc64nvme, .. }: PartOptions,
+        PartOptions {
+            size, crc64nvme, key, ..
+        }: PartOptions,
         body: Body,
     ) -> Result<PartInfo> {
+        carried(&key, ENCRYPTING)?;
         let mut body = compared(body, crc64nvme);
         // A part is sent from memory, so that it can be sent again.
         let mut bytes = BytesMut::new();

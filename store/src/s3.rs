@@ -17,6 +17,7 @@ mod convert;
 mod copy;
 mod cors;
 mod delete;
+mod encryption;
 mod error;
 mod facts;
 mod fields;
@@ -37,6 +38,7 @@ mod versions;
 
 pub(crate) use access::Whence;
 pub(crate) use config::restricts_public_buckets;
+pub(crate) use encryption::encrypts_by_default;
 pub(crate) use error::{answer as engine_error, coded as refusal};
 pub(crate) use service::note_operation;
 pub use service::{Parts, Service};
@@ -153,7 +155,9 @@ operations! {
     get_bucket_lifecycle_configuration: lifecycle, GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
     put_bucket_lifecycle_configuration: lifecycle, PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
     delete_bucket_lifecycle: lifecycle, DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
-    get_bucket_encryption: config, GetBucketEncryptionInput => GetBucketEncryptionOutput;
+    get_bucket_encryption: encryption, GetBucketEncryptionInput => GetBucketEncryptionOutput;
+    put_bucket_encryption: encryption, PutBucketEncryptionInput => PutBucketEncryptionOutput;
+    delete_bucket_encryption: encryption, DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     get_bucket_website: config, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: config, GetBucketReplicationInput => GetBucketReplicationOutput;
     get_bucket_logging: config, GetBucketLoggingInput => GetBucketLoggingOutput;

@@ -1,10 +1,11 @@
 //! Reads everything that is stored and compares it with its checksums, so that what a disk has spoiled is known before it is needed.
 //!
-//! It reads as clients do, every version of every object, one after the other. Parts of unfinished uploads are not looked at: they are
+//! It reads as clients do, every version of every object, one after the other; what only a customer's key decrypts it compares as it
+//! is on the disk. Parts of unfinished uploads are not looked at: they are
 //! when they have become an object.
 
 use crate::{
-    engine::{Engine, Error, ObjectRef, Opened, Precondition, Result, VersionQuery},
+    engine::{Engine, Error, ObjectRef, Opened, Result, VersionQuery},
     metrics::Metrics,
 };
 use penstock_rdma::admin::{BrokenObject, ScrubStatus};
@@ -210,11 +211,7 @@ impl Scrub {
         pacer: &Arc<Pacer>,
         stop: &CancellationToken,
     ) -> std::result::Result<Option<u64>, String> {
-        let opened = self
-            .shared
-            .engine
-            .open(object, None, &Precondition::default())
-            .await;
+        let opened = self.shared.engine.open_to_compare(object).await;
         let opened = match opened {
             Err(
                 Error::NoSuchKey(_) | Error::NoSuchVersion(_) | Error::NoSuchBucket(_) | Error::Marker(_),

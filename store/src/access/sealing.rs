@@ -66,6 +66,14 @@ impl MasterKey {
         Self(rand::random())
     }
 
+    /// What the keys of encrypted objects are sealed with.
+    pub(crate) fn data_keys(&self) -> Option<[u8; LENGTH]> {
+        let extracted = Salt::new(HKDF_SHA256, b"penstock-store").extract(&self.0);
+        let mut key = [0; LENGTH];
+        let expanded = extracted.expand(&[b"data keys"], HKDF_SHA256).ok()?;
+        expanded.fill(&mut key).ok().map(|()| key)
+    }
+
     /// The key for one purpose: what is sealed for another one cannot be opened with it.
     pub(super) fn sealing(&self, purpose: &'static str) -> Sealing {
         let extracted = Salt::new(HKDF_SHA256, b"penstock-store").extract(&self.0);

@@ -1,6 +1,6 @@
 //! What objects may have beside their bytes and headers.
 
-use super::Retention;
+use super::{Encrypted, Retention};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -112,6 +112,8 @@ pub struct Attributes {
     pub retention: Option<Retention>,
     /// It may not be deleted until this is taken back; `None` where nobody ever spoke of it.
     pub legal_hold: Option<bool>,
+    /// How its bytes are encrypted. The engine says so; who writes says [`Encryption`](super::Encryption).
+    pub encryption: Option<Encrypted>,
 }
 
 /// A change of an object that leaves its bytes as they are, and makes no version.

@@ -1,6 +1,9 @@
 //! How things are written.
 
-use super::{Attributes, Checksum, Checksums, Headers, ObjectInfo, Pending, Version};
+use super::{
+    Attributes, Checksum, Checksums, CustomerKey, Encrypted, Encryption, Headers, ObjectInfo, Pending,
+    Version,
+};
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// What must hold of the object that is there now, for the operation to happen (RFC 9110, 13.1; S3 conditional writes).
@@ -10,6 +13,8 @@ pub struct Precondition {
     pub if_match: Option<String>,
     /// `If-None-Match`: the entity tag must not be this one (`*`: there must be no object).
     pub if_none_match: Option<String>,
+    /// It must be encrypted with this key of the customer's, which is needed to read it; without one with none.
+    pub key: Option<CustomerKey>,
 }
 
 /// What the entity tag of bytes is made of.
@@ -33,6 +38,8 @@ pub struct PartOptions {
     pub crc64nvme: Option<u64>,
     /// Other checksums to keep.
     pub checksums: Pending,
+    /// The key of the customer's that its upload was begun with.
+    pub key: Option<CustomerKey>,
 }
 
 /// How an object is written.
@@ -52,6 +59,8 @@ pub struct PutOptions {
     pub attributes: Attributes,
     /// Other checksums to keep.
     pub checksums: Pending,
+    /// How it is to be encrypted.
+    pub encryption: Option<Encryption>,
 }
 
 /// How a multipart upload is begun.
@@ -63,6 +72,17 @@ pub struct UploadOptions {
     pub attributes: Attributes,
     /// The checksum that the object shall have, and whether it is one of the checksums of the parts.
     pub checksum: Option<(Checksum, bool)>,
+    /// How the object is to be encrypted.
+    pub encryption: Option<Encryption>,
+}
+
+/// How a multipart upload was begun.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// The checksum that the object shall have, and whether it is one of the checksums of the parts.
+    pub checksum: Option<(Checksum, bool)>,
+    /// How the object is encrypted.
+    pub encryption: Option<Encrypted>,
 }
 
 impl From<Headers> for UploadOptions {
@@ -91,6 +111,8 @@ pub struct CopyOptions {
     pub source_modified_since: Option<SystemTime>,
     /// As `If-Unmodified-Since`.
     pub source_unmodified_since: Option<SystemTime>,
+    /// How the copy is to be encrypted, whatever the source is.
+    pub encryption: Option<Encryption>,
     /// What must hold of what it replaces.
     pub precondition: Precondition,
 }

@@ -35,7 +35,7 @@ pub(super) const USAGE: TableDefinition<'_, &str, (u64, u64)> = TableDefinition:
 /// The key in [`META`] of the format's version.
 pub(super) const FORMAT: &str = "format";
 /// The newest format that this code reads, and the one it writes.
-pub(super) const FORMAT_VERSION: u64 = 2;
+pub(super) const FORMAT_VERSION: u64 = 3;
 pub(super) const TOTAL_OBJECTS: &str = "objects";
 pub(super) const TOTAL_BYTES: &str = "bytes";
 

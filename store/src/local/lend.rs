@@ -8,7 +8,7 @@ use super::{
     internal, object, read,
     rows::FileId,
 };
-use crate::engine::{Borrower, ByteRange, Error, Lending, Loan, ObjectRef, Precondition, Result};
+use crate::engine::{Borrower, ByteRange, Encrypted, Error, Lending, Loan, ObjectRef, Precondition, Result};
 use penstock_rdma::local::{Extent, MOST_DESCRIPTORS};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::{
@@ -307,7 +307,13 @@ impl Asked {
 
     fn attempt(&self, inner: &Inner, open: impl Fn(&Data, FileId) -> io::Result<File>) -> Result<Attempt> {
         let row = object::find(&inner.index, &self.object)?;
+        let encrypted = row.encryption();
+        Encrypted::check(encrypted.as_ref(), self.precondition.key.as_ref())?;
         read::check(&self.object, &self.precondition, &row)?;
+        // Who borrowed the file could not read it.
+        if encrypted.is_some() {
+            return Ok(Attempt::Done(Lending::Refused("encrypted")));
+        }
         if inner.data.loans.held_by(self.borrower.uid) >= self.borrower.held_limit {
             return Ok(Attempt::Done(Lending::Refused("held")));
         }

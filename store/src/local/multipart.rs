@@ -5,12 +5,12 @@ use super::{
     change::Change,
     index::Outcome,
     internal, joined, lock, names, object,
-    rows::{Instant, ObjectV2, PartV2, UploadV2, VersionId, rows_of},
-    write,
+    rows::{Instant, ObjectV2, PartV2, UploadV2, VersionId, encryption_of, rows_of},
+    write::{self, Cipher},
 };
 use crate::engine::{
-    Body, Checksum, CompleteOptions, Error, ObjectInfo, ObjectRef, PartFacts, PartInfo, PartOptions, PartRef,
-    Result, UploadInfo, UploadOptions,
+    Attributes, Begun, Body, Checksum, CompleteOptions, Encrypted, Error, ObjectInfo, ObjectRef, PartFacts,
+    PartInfo, PartOptions, PartRef, Result, UploadInfo, UploadOptions,
 };
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use md5::{Digest, Md5};
@@ -22,10 +22,15 @@ const MAX_NUMBER: u16 = 10_000;
 
 pub(super) async fn create(inner: &Inner, object: &ObjectRef, options: UploadOptions) -> Result<String> {
     names::check_key(object)?;
+    let (_made_again_for_each_part, encryption) = inner.begin(options.encryption.as_ref())?;
+    let attributes = Attributes {
+        encryption,
+        ..options.attributes
+    };
     let row = UploadV2 {
         started: Instant::now(),
         headers: options.headers.into(),
-        more: rows_of(&options.attributes),
+        more: rows_of(&attributes),
         checksum: options
             .checksum
             .map(|(kind, is_composite)| (kind.name().to_owned(), is_composite)),
@@ -45,16 +50,15 @@ pub(super) async fn create(inner: &Inner, object: &ObjectRef, options: UploadOpt
     change.await
 }
 
-pub(super) async fn checksum(
-    inner: &Arc<Inner>,
-    object: &ObjectRef,
-    upload: &str,
-) -> Result<Option<(Checksum, bool)>> {
+pub(super) async fn begun(inner: &Arc<Inner>, object: &ObjectRef, upload: &str) -> Result<Begun> {
     let (inner, object, upload) = (Arc::clone(inner), object.clone(), upload.to_owned());
     blocking(move || {
         let found = inner.index.upload(&object, &upload);
         match found.map_err(internal("read the index"))? {
-            Some(begun) => Ok(begun.checksum()),
+            Some(begun) => Ok(Begun {
+                checksum: begun.checksum(),
+                encryption: encryption_of(&begun.more),
+            }),
             None => Err(Error::NoSuchUpload(upload)),
         }
     })
@@ -74,9 +78,12 @@ pub(super) async fn upload_part(
             "part number {number} is not between 1 and {MAX_NUMBER}"
         )));
     }
-    checksum(inner, object, upload).await?;
+    let encrypted = begun(inner, object, upload).await?.encryption;
+    let key = Encrypted::open_upload(encrypted.as_ref(), options.key.as_ref(), inner.server_key.get())?;
+    let is_customers = encrypted.is_some_and(|encrypted| encrypted.is_customers());
+    let cipher = key.map(|key| Cipher { key, is_customers });
     let checksums = options.checksums.clone();
-    let mut stored = write::store(&inner.data, object, options, body).await?;
+    let mut stored = write::store(&inner.data, object, options, cipher, body).await?;
     let checksums = checksums.take().of.into_iter();
     let part = PartV2 {
         checksums: checksums
@@ -277,7 +284,7 @@ pub(super) async fn abort(inner: &Inner, object: &ObjectRef, upload: &str) -> Re
 }
 
 pub(super) async fn parts(inner: &Arc<Inner>, object: &ObjectRef, upload: &str) -> Result<Vec<PartInfo>> {
-    checksum(inner, object, upload).await?;
+    begun(inner, object, upload).await?;
     let (inner, upload) = (Arc::clone(inner), upload.to_owned());
     blocking(move || {
         let parts = inner.index.parts(&upload).map_err(internal("read the index"))?;

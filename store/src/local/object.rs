@@ -4,13 +4,13 @@ use super::{
     Inner, blocking,
     change::Change,
     index::{Index, Outcome},
-    internal, lock, names,
+    internal, lock, names, reencrypt,
     rows::{BucketV2, Instant, ObjectV2, VersionId, VersioningRow},
     write,
 };
 use crate::engine::{
-    Amendment, Attributes, Body, Copied, CopyOptions, DeleteOptions, Deleted, Error, Marker, ObjectInfo,
-    ObjectRef, PartOptions, Precondition, PutOptions, Result, Version,
+    Amendment, Attributes, Body, Copied, CopyOptions, DeleteOptions, Deleted, Encrypted, Encryption, Error,
+    Marker, ObjectInfo, ObjectRef, PartOptions, Precondition, PutOptions, Result, Version,
 };
 use std::{
     sync::Arc,
@@ -83,12 +83,14 @@ pub(super) async fn put(
         crc64nvme,
         attributes,
         checksums,
+        encryption,
     } = options;
     let expected = PartOptions {
         size,
         tag_of,
         crc64nvme,
         checksums: checksums.clone(),
+        key: None,
     };
     names::check_key(object)?;
     // What is refused anyway is refused before its bytes are taken. The commit checks again, atomically.
@@ -101,7 +103,8 @@ pub(super) async fn put(
         })
         .await?;
     }
-    let mut stored = write::store(&inner.data, object, expected, body).await?;
+    let (cipher, encryption) = inner.begin(encryption.as_ref())?;
+    let mut stored = write::store(&inner.data, object, expected, cipher, body).await?;
     let mut row = ObjectV2 {
         size: stored.size,
         etag: stored.etag(),
@@ -114,6 +117,7 @@ pub(super) async fn put(
     };
     row.set(&Attributes {
         checksums: checksums.take(),
+        encryption,
         ..attributes
     });
     let object = object.clone();
@@ -230,12 +234,25 @@ fn check_deletion(object: &ObjectRef, options: &DeleteOptions, row: Option<&Obje
 }
 
 pub(super) async fn copy(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     from: &ObjectRef,
     to: &ObjectRef,
     options: CopyOptions,
 ) -> Result<Copied> {
     names::check_key(to)?;
+    match copy_row(inner, from, to, options.clone()).await? {
+        Some(copied) => Ok(copied),
+        None => reencrypt::copy(inner, from, to, options).await,
+    }
+}
+
+/// Makes a copy of the same data files; `None` where its bytes are to be encrypted in another way than those of its source.
+async fn copy_row(
+    inner: &Inner,
+    from: &ObjectRef,
+    to: &ObjectRef,
+    options: CopyOptions,
+) -> Result<Option<Copied>> {
     let (from, to) = (from.clone(), to.clone());
     let change = inner.committer.change(None, move |change| {
         let Some(keeper) = change.bucket(&from.bucket)? else {
@@ -245,31 +262,23 @@ pub(super) async fn copy(
             let marker = change.marker(&from)?;
             return Ok(Err(missing(&from, marker)));
         };
-        if let Err(error) = check_source(&from, &options, &row) {
+        let encrypted = row.encryption();
+        match (&encrypted, &options.encryption) {
+            (None, None) | (Some(Encrypted::Server(_)), Some(Encryption::Server)) => {}
+            _ => return Ok(Ok(None)),
+        }
+        if let Err(error) = Encrypted::check(encrypted.as_ref(), options.source.key.as_ref())
+            .and_then(|()| check_source(&from, &options, &row.etag, row.modified.to_time()))
+        {
             return Ok(Err(error));
         }
         let bucket = match admit(change, &to, &options.precondition, row.size)? {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(error)),
         };
-        let mut attributes = row.to_info().attributes;
         let source = info_of(&keeper, &row).version;
         row.modified = Instant::now();
-        if let Some(headers) = options.headers {
-            row.headers = headers.into();
-            attributes.expires = options.attributes.expires;
-        }
-        // Where to go is never copied.
-        attributes.redirect = options.attributes.redirect;
-        if let Some(tags) = options.tags {
-            attributes.tags = tags;
-        }
-        if let Some(checksums) = options.checksums {
-            attributes.checksums = checksums;
-        }
-        attributes.retention = options.attributes.retention;
-        attributes.legal_hold = options.attributes.legal_hold;
-        row.set(&attributes);
+        dress(&mut row, options);
         if let Err(error) = lock::apply(&bucket, &mut row) {
             return Ok(Err(error));
         }
@@ -277,22 +286,47 @@ pub(super) async fn copy(
         change.refer(&row.extents)?;
         change.put_object(&bucket, &to, &mut row)?;
         let info = info_of(&bucket, &row);
-        Ok(Ok(Copied { info, source }))
+        Ok(Ok(Some(Copied { info, source })))
     });
     change.await
 }
 
+/// Gives a copy, whose row is that of its source, what it is to have of its own.
+pub(super) fn dress(row: &mut ObjectV2, options: CopyOptions) {
+    let mut attributes = row.to_info().attributes;
+    if let Some(headers) = options.headers {
+        row.headers = headers.into();
+        attributes.expires = options.attributes.expires;
+    }
+    // Where to go is never copied.
+    attributes.redirect = options.attributes.redirect;
+    if let Some(tags) = options.tags {
+        attributes.tags = tags;
+    }
+    if let Some(checksums) = options.checksums {
+        attributes.checksums = checksums;
+    }
+    attributes.retention = options.attributes.retention;
+    attributes.legal_hold = options.attributes.legal_hold;
+    row.set(&attributes);
+}
+
 /// Whether a copy's source is what was asked for. All failures are `PreconditionFailed` (S3 API, CopyObject).
-fn check_source(from: &ObjectRef, options: &CopyOptions, row: &ObjectV2) -> Result<()> {
+pub(super) fn check_source(
+    from: &ObjectRef,
+    options: &CopyOptions,
+    etag: &str,
+    modified: SystemTime,
+) -> Result<()> {
     let CopyOptions {
         source,
         source_modified_since,
         source_unmodified_since,
         ..
     } = options;
-    let is = |tag: &String| tag == "*" || *tag == row.etag;
+    let is = |tag: &String| tag == "*" || tag == etag;
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let written = seconds(row.modified.to_time());
+    let written = seconds(modified);
     // Entity tags go before dates (RFC 9110, 13.2.2).
     let matches = match (&source.if_match, source_unmodified_since) {
         (Some(tag), _) => is(tag),

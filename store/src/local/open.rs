@@ -17,7 +17,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// Memory for pages of the index.
@@ -126,6 +126,7 @@ pub(super) fn open(folder: PathBuf) -> Result<Inner, OpenError> {
         index,
         data,
         committer,
+        server_key: OnceLock::new(),
         _lock: lock,
     })
 }

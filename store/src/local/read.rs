@@ -2,12 +2,14 @@
 
 use super::{
     Inner, blocking,
+    cipher::{Decrypting, stored_length},
     data::{Data, Pins},
     internal, object,
     rows::{Extent, ObjectV2},
 };
 use crate::engine::{
-    Body, ByteRange, Error, Object, ObjectInfo, ObjectRef, Opened, Precondition, Result, Summed,
+    Body, ByteRange, DataKey, Encrypted, Error, Object, ObjectInfo, ObjectRef, Opened, Precondition, Result,
+    Summed,
 };
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -34,7 +36,7 @@ pub(super) async fn get(
     range: Option<ByteRange>,
     precondition: &Precondition,
 ) -> Result<Object> {
-    find(inner, object, range, precondition, |found| {
+    find(inner, object, range, precondition, false, |found| {
         Ok(Object {
             info: found.info,
             body: found.reader.into_body(found.range.end - found.range.start)?,
@@ -51,16 +53,22 @@ pub(super) async fn open(
     range: Option<ByteRange>,
     precondition: &Precondition,
 ) -> Result<Opened> {
-    find(inner, object, range, precondition, |mut found| {
-        found.reader.sum = Some(Digest::new(CrcAlgorithm::Crc64Nvme));
-        found.reader.open()?;
-        Ok(Opened {
-            info: found.info,
-            range: found.range,
-            reader: Box::new(found.reader),
-        })
+    find(inner, object, range, precondition, false, opened).await
+}
+
+/// All bytes, as they are on the disk where only a customer could decrypt them.
+pub(super) async fn open_to_compare(inner: &Arc<Inner>, object: &ObjectRef) -> Result<Opened> {
+    find(inner, object, None, &Precondition::default(), true, opened).await
+}
+
+fn opened(mut found: Found) -> io::Result<Opened> {
+    found.reader.sum = Some(Digest::new(CrcAlgorithm::Crc64Nvme));
+    found.reader.open()?;
+    Ok(Opened {
+        info: found.info,
+        range: found.range,
+        reader: Box::new(found.reader),
     })
-    .await
 }
 
 /// One version of an object, whose files stay while its reader lives.
@@ -75,12 +83,22 @@ async fn find<T: Send + 'static>(
     object: &ObjectRef,
     range: Option<ByteRange>,
     precondition: &Precondition,
+    to_compare: bool,
     then: impl Fn(Found) -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let (inner, object, precondition) = (Arc::clone(inner), object.clone(), precondition.clone());
     blocking(move || {
         for _ in 0..ATTEMPTS {
-            let row = object::find(&inner.index, &object)?;
+            let mut row = object::find(&inner.index, &object)?;
+            let info = inner.index.info(&object.bucket, &row);
+            let info = info.map_err(internal("read the index"))?;
+            let encrypted = row.encryption();
+            let key = if to_compare && encrypted.as_ref().is_some_and(Encrypted::is_customers) {
+                as_stored(&mut row);
+                None
+            } else {
+                inner.unlock(&object, encrypted.as_ref(), precondition.key.as_ref())?
+            };
             check(&object, &precondition, &row)?;
             let range = match range {
                 None => 0..row.size,
@@ -91,18 +109,17 @@ async fn find<T: Send + 'static>(
                 .data
                 .pin(segments.iter().map(|segment| segment.extent.file).collect());
             // What was removed before it was pinned shows in the index: the object is another one then.
-            if object::find(&inner.index, &object)?.extents != row.extents {
+            if !same_files(&object::find(&inner.index, &object)?, &row) {
                 continue;
             }
             let reader = Reader {
                 data: Arc::clone(&inner.data),
                 segments,
+                key,
                 current: None,
                 sum: None,
                 _pins: pins,
             };
-            let info = inner.index.info(&object.bucket, &row);
-            let info = info.map_err(internal("read the index"))?;
             return then(Found { info, range, reader })
                 .map_err(|error| internal("read a data file")(format!("{object}: {error}")));
         }
@@ -111,6 +128,20 @@ async fn find<T: Send + 'static>(
         )))
     })
     .await
+}
+
+/// Makes a row say what is on the disk: the extents of what is encrypted are whole files.
+fn as_stored(row: &mut ObjectV2) {
+    for extent in &mut row.extents {
+        extent.length = stored_length(extent.length);
+    }
+    row.size = row.extents.iter().map(|extent| extent.length).sum();
+}
+
+/// Data files are never written twice.
+fn same_files(one: &ObjectV2, other: &ObjectV2) -> bool {
+    let files = |extent: &Extent| extent.file;
+    one.extents.iter().map(files).eq(other.extents.iter().map(files))
 }
 
 pub(super) fn check(object: &ObjectRef, precondition: &Precondition, row: &ObjectV2) -> Result<()> {
@@ -158,6 +189,8 @@ pub(super) fn segments(row: &ObjectV2, range: &Range<u64>) -> VecDeque<Segment> 
 struct Reader {
     data: Arc<Data>,
     segments: VecDeque<Segment>,
+    /// Of what is decrypted.
+    key: Option<DataKey>,
     current: Option<Current>,
     /// Of the extents that were read; `None` when nobody asks for it.
     sum: Option<Digest>,
@@ -171,6 +204,8 @@ struct Current {
     digest: Option<Digest>,
     /// What is compared at the end, where the whole extent is read.
     whole: Option<Extent>,
+    /// Where it is encrypted; each package is authenticated then, and the checksum of the extent is of the encrypted bytes.
+    decrypting: Option<Decrypting>,
 }
 
 impl Reader {
@@ -214,12 +249,21 @@ impl Reader {
         if offset > 0 {
             file.seek(SeekFrom::Start(offset))?;
         }
+        let decrypting = match &self.key {
+            None => None,
+            Some(key) => {
+                let Extent { file, length, .. } = segment.extent;
+                Some(Decrypting::new(key, file, length, segment.range.start)?)
+            }
+        };
+        let compares = segment.is_whole() && decrypting.is_none();
         let digest = Digest::new(CrcAlgorithm::Crc64Nvme);
         self.current = Some(Current {
             file,
             left: segment.range.end - segment.range.start,
-            digest: (self.sum.is_some() || segment.is_whole()).then_some(digest),
-            whole: segment.is_whole().then_some(segment.extent),
+            digest: (self.sum.is_some() || compares).then_some(digest),
+            whole: compares.then_some(segment.extent),
+            decrypting,
         });
         Ok(())
     }
@@ -230,6 +274,11 @@ impl Reader {
         let Some(current) = &mut self.current else {
             return Ok(None);
         };
+        if let Some(decrypting) = &mut current.decrypting {
+            let piece = decrypting.next(&current.file, current.left)?;
+            self.took(&piece)?;
+            return Ok(Some(piece));
+        }
         let wanted = current.left.min(PIECE);
         let mut piece = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
         // Unlike a read into a prepared buffer this does not fill it with zeros first.
@@ -293,7 +342,10 @@ impl Read for Reader {
         if wanted == 0 {
             return Ok(0);
         }
-        let length = current.file.read(&mut into[..wanted])?;
+        let length = match &mut current.decrypting {
+            Some(decrypting) => decrypting.read(&current.file, current.left, &mut into[..wanted])?,
+            None => current.file.read(&mut into[..wanted])?,
+        };
         if length == 0 {
             return Err(short());
         }

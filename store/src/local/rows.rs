@@ -4,14 +4,14 @@ mod attributes;
 mod bucket;
 mod keys;
 
-pub(super) use attributes::{Attribute, attributes_of, rows_of};
+pub(super) use attributes::{Attribute, attributes_of, encryption_of, rows_of};
 pub(super) use bucket::{BucketAttribute, BucketRow, BucketV2, LockModeRow, VersioningRow};
 pub(super) use keys::{
     UPLOAD_ID, document_key, object_key, parse_version_key, part_key, prefix_of_versions, upload_key,
     version_key, versions_key,
 };
 
-use crate::engine::{Attributes, Checksum, Checksums, Headers, ObjectInfo, PartInfo, Version};
+use crate::engine::{Attributes, Checksum, Checksums, Encrypted, Headers, ObjectInfo, PartInfo, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -172,6 +172,10 @@ impl ObjectV2 {
             version: Some(self.version.to_version()),
             attributes: attributes_of(&self.more),
         }
+    }
+
+    pub fn encryption(&self) -> Option<Encrypted> {
+        encryption_of(&self.more)
     }
 
     /// Takes the place of the attributes that are there.
@@ -373,12 +377,13 @@ mod tests {
             more: vec![
                 Attribute::Checksum("SHA256".to_owned(), "x".to_owned()),
                 Attribute::LegalHold(true),
+                Attribute::Encrypted(true, vec![7]),
             ],
             ..row.into()
         });
         assert_eq!(
             hex::encode(encode(&row).unwrap()),
-            "01030165ac02010000000000000102000301050002010653484132353601780701"
+            "01030165ac0201000000000000010200030105000301065348413235360178070108010107"
         );
     }
 

@@ -1,12 +1,13 @@
 //! From a body to a data file.
 
 use super::{
+    cipher::Encrypting,
     data::{Data, NewFile},
     internal,
     rows::Extent,
     storage_error,
 };
-use crate::engine::{Body, CRC64NVME, Error, ObjectRef, PartOptions, Result, TagOf, body_error};
+use crate::engine::{Body, CRC64NVME, DataKey, Error, ObjectRef, PartOptions, Result, TagOf, body_error};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use futures::StreamExt;
@@ -36,6 +37,16 @@ pub(super) struct Stored {
     pub digest: [u8; 16],
     tag_of: TagOf,
     pub crc64: u64,
+    /// Of the file, where that is encrypted.
+    stored_crc64: Option<u64>,
+}
+
+/// How a body is encrypted.
+#[derive(Clone)]
+pub(super) struct Cipher {
+    pub key: DataKey,
+    /// Nothing in clear may tell what the bytes are then, so their entity tag is random.
+    pub is_customers: bool,
 }
 
 impl Stored {
@@ -53,7 +64,7 @@ impl Stored {
             file: file.id(),
             offset: 0,
             length: self.size,
-            crc64: self.crc64,
+            crc64: self.stored_crc64.unwrap_or(self.crc64),
         });
         extent.into_iter().collect()
     }
@@ -64,10 +75,15 @@ pub(super) async fn store(
     data: &Arc<Data>,
     object: &ObjectRef,
     options: PartOptions,
+    cipher: Option<Cipher>,
     body: Body,
 ) -> Result<Stored> {
     let expected = options.crc64nvme;
-    let stored = write(data, object, options, body).await?;
+    let hides = cipher.as_ref().is_some_and(|cipher| cipher.is_customers);
+    let mut stored = write(data, object, options, cipher, body).await?;
+    if hides {
+        (stored.tag_of, stored.digest) = (TagOf::Crc64, rand::random());
+    }
     match expected {
         // The file goes with what is dropped here.
         Some(expected) if expected != stored.crc64 => Err(Error::BadDigest(CRC64NVME)),
@@ -79,6 +95,7 @@ async fn write(
     data: &Arc<Data>,
     object: &ObjectRef,
     PartOptions { size, tag_of, .. }: PartOptions,
+    cipher: Option<Cipher>,
     mut body: Body,
 ) -> Result<Stored> {
     check_space(data, object, size.unwrap_or(0))?;
@@ -92,7 +109,7 @@ async fn write(
     let data = Arc::clone(data);
     if ended {
         let written = spawn_blocking(move || {
-            let (mut writer, mut sums) = (Writer::new(data), Sums::new(tag_of));
+            let (mut writer, mut sums) = (Writer::new(data, cipher), Sums::new(tag_of));
             writer.write(&first)?;
             sums.update(&first);
             Ok(sums.of(writer.finish()?))
@@ -110,7 +127,7 @@ async fn write(
         sums
     });
     let written = spawn_blocking(move || {
-        let mut writer = Writer::new(data);
+        let mut writer = Writer::new(data, cipher);
         while let Some(batch) = for_disk.blocking_recv() {
             match batch {
                 Some(batch) => writer.write(&batch)?,
@@ -222,7 +239,7 @@ impl Sums {
         }
     }
 
-    fn of(self, file: Option<NewFile>) -> Stored {
+    fn of(self, (file, stored_crc64): Written) -> Stored {
         let crc64 = self.crc.finalize();
         let (tag_of, digest) = match self.md5 {
             Some(md5) => (TagOf::Md5, md5.finalize().into()),
@@ -239,35 +256,43 @@ impl Sums {
             digest,
             tag_of,
             crc64,
+            stored_crc64,
         }
     }
 }
 
+/// The file, if there were bytes, and the checksum of what is in it where that is encrypted.
+type Written = (Option<NewFile>, Option<u64>);
+
 struct Writer {
     data: Arc<Data>,
     file: Option<NewFile>,
+    cipher: Option<Cipher>,
+    encrypting: Option<Encrypting>,
     unflushed: u64,
     flushing: Option<thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Writer {
-    fn new(data: Arc<Data>) -> Self {
+    fn new(data: Arc<Data>, cipher: Option<Cipher>) -> Self {
         Self {
             data,
             file: None,
+            cipher,
+            encrypting: None,
             unflushed: 0,
             flushing: None,
         }
     }
 
     fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
-        for piece in batch.iter().filter(|piece| !piece.is_empty()) {
-            let file = match &mut self.file {
-                Some(file) => file,
-                None => self.file.insert(self.data.create()?),
-            };
-            file.file.write_all(piece)?;
-            self.unflushed += piece.len() as u64;
+        if self.cipher.is_some() {
+            self.write_encrypted(batch)?;
+        } else {
+            for piece in batch.iter().filter(|piece| !piece.is_empty()) {
+                self.file()?.file.write_all(piece)?;
+                self.unflushed += piece.len() as u64;
+            }
         }
         if self.unflushed >= FLUSH && self.flushing.as_ref().is_none_or(thread::JoinHandle::is_finished) {
             self.flushed()?;
@@ -276,6 +301,29 @@ impl Writer {
                 self.flushing = Some(flush_beside(file.file.try_clone()?)?);
             }
         }
+        Ok(())
+    }
+
+    fn file(&mut self) -> io::Result<&mut NewFile> {
+        if self.file.is_none() {
+            self.file = Some(self.data.create()?);
+        }
+        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn write_encrypted(&mut self, batch: &[Bytes]) -> io::Result<()> {
+        let is_empty = batch.iter().all(Bytes::is_empty);
+        let Some(cipher) = self.cipher.clone().filter(|_| !is_empty) else {
+            return Ok(());
+        };
+        let id = self.file()?.id();
+        let encrypting = match &mut self.encrypting {
+            Some(encrypting) => encrypting,
+            None => self.encrypting.insert(Encrypting::new(&cipher.key, id)?),
+        };
+        let stored = encrypting.update(batch)?;
+        self.file()?.file.write_all(&stored)?;
+        self.unflushed += stored.len() as u64;
         Ok(())
     }
 
@@ -289,12 +337,18 @@ impl Writer {
     }
 
     /// The file with all its bytes on disk; `None` when there were none.
-    fn finish(mut self) -> io::Result<Option<NewFile>> {
+    fn finish(mut self) -> io::Result<Written> {
+        let mut crc64 = None;
+        if let Some(encrypting) = self.encrypting.take() {
+            let (end, crc) = encrypting.finish()?;
+            self.file()?.file.write_all(&end)?;
+            crc64 = Some(crc);
+        }
         self.flushed()?;
         if let Some(file) = &mut self.file {
             file.finish()?;
         }
-        Ok(self.file)
+        Ok((self.file, crc64))
     }
 }
 

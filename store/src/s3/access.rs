@@ -302,6 +302,12 @@ impl Whence {
         self.origin.is_some_and(|origin| origin.by_tls)
     }
 
+    /// Whether what stands in its headers was seen by nobody on the way. Its bytes may go by RDMA nevertheless.
+    pub fn keeps_secrets(&self, headers: &HeaderMap) -> bool {
+        let in_the_open = headers.get(PASSED_ON).is_some_and(|by| by != "https");
+        !in_the_open && (self.is_local || self.by_tls())
+    }
+
     /// What is known of the request beside what it asks for.
     pub fn situation<'r>(
         &self,
@@ -313,8 +319,7 @@ impl Whence {
         situation.address = self.origin.map(|origin| origin.address);
         // What RDMA moves is not encrypted.
         let by_rdma = self.by_rdma || headers.contains_key(TOKEN);
-        let in_the_open = by_rdma || headers.get(PASSED_ON).is_some_and(|by| by != "https");
-        situation.is_secure = !in_the_open && (self.is_local || self.by_tls());
+        situation.is_secure = !by_rdma && self.keeps_secrets(headers);
         situation
     }
 }

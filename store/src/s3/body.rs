@@ -31,6 +31,31 @@ use sync_wrapper::SyncStream;
 /// A client that sends nothing for this long holds nothing any more.
 const STALL: Duration = Duration::from_secs(60);
 
+/// A body that is refused is read nevertheless when it has no more bytes than this: who sends it without waiting for an answer has
+/// sent it anyway, and over TLS some clients take a connection that is closed meanwhile for the answer.
+const SMALL: u64 = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Reads a small body that nobody wants.
+pub(super) async fn drain(body: Option<StreamingBlob>, length: Option<i64>) {
+    let is_large = length
+        .and_then(|length| u64::try_from(length).ok())
+        .is_some_and(|length| length > SMALL);
+    let Some(mut body) = body.filter(|_| !is_large) else {
+        return;
+    };
+    let mut left = SMALL;
+    let reading = async {
+        while let Some(Ok(piece)) = body.next().await {
+            match left.checked_sub(piece.len() as u64) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    let _whoever_is_slow_reads_nothing = tokio::time::timeout(PATIENCE, reading).await;
+}
+
 /// What a writer wants its entity tag to be made of.
 fn tag_of(headers: &HeaderMap) -> S3Result<TagOf> {
     match headers.get(ETAG_OF) {
@@ -279,6 +304,7 @@ pub(super) fn incoming(
             tag_of,
             crc64nvme,
             checksums: computed,
+            key: None,
         },
         receipt,
     })

@@ -8,12 +8,12 @@ use s3s::{
     dto::{
         BucketLifecycleConfiguration, CORSConfiguration, DeleteBucketOwnershipControlsInput,
         DeleteBucketOwnershipControlsOutput, DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput,
-        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput,
-        GetBucketEncryptionInput, GetBucketEncryptionOutput, GetBucketLoggingInput, GetBucketLoggingOutput,
-        GetBucketNotificationConfigurationInput, GetBucketNotificationConfigurationOutput,
-        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketReplicationInput,
-        GetBucketReplicationOutput, GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput,
-        GetBucketWebsiteInput, GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
+        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput, GetBucketLoggingInput,
+        GetBucketLoggingOutput, GetBucketNotificationConfigurationInput,
+        GetBucketNotificationConfigurationOutput, GetBucketOwnershipControlsInput,
+        GetBucketOwnershipControlsOutput, GetBucketReplicationInput, GetBucketReplicationOutput,
+        GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput, GetBucketWebsiteInput,
+        GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
         NotificationConfiguration, ObjectOwnership, OwnershipControls, Payer, PublicAccessBlockConfiguration,
         PutBucketLoggingInput, PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
         PutBucketNotificationConfigurationOutput, PutBucketOwnershipControlsInput,
@@ -62,7 +62,7 @@ const OWNERSHIP: Document<OwnershipControls> = Document::new(
 );
 
 impl<T> Document<T> {
-    const fn new(name: &'static str, missing: (&'static str, &'static str)) -> Self {
+    pub(super) const fn new(name: &'static str, missing: (&'static str, &'static str)) -> Self {
         Self {
             name,
             missing,
@@ -78,7 +78,7 @@ impl<T> Document<T> {
         self.find_in(&*front.engine, bucket).await
     }
 
-    async fn find_in(&self, engine: &dyn Engine, bucket: &str) -> S3Result<Option<T>>
+    pub(super) async fn find_in(&self, engine: &dyn Engine, bucket: &str) -> S3Result<Option<T>>
     where
         T: for<'xml> Deserialize<'xml>,
     {
@@ -250,8 +250,6 @@ always_so! {
 }
 
 never_there! {
-    get_bucket_encryption(GetBucketEncryptionInput => GetBucketEncryptionOutput):
-        Err(("ServerSideEncryptionConfigurationNotFoundError", "The server side encryption configuration was not found"));
     get_bucket_website(GetBucketWebsiteInput => GetBucketWebsiteOutput):
         Err(("NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration"));
     get_bucket_replication(GetBucketReplicationInput => GetBucketReplicationOutput):

@@ -67,6 +67,7 @@ pub(super) fn precondition(
     Precondition {
         if_match: condition(if_match),
         if_none_match: condition(if_none_match),
+        key: None,
     }
 }
 

@@ -3,7 +3,9 @@
 use super::{
     Front,
     attributes::{Sums, system_time, version_id},
-    body, convert, error,
+    body, convert,
+    encryption::{Told, customer, encryption, source_customer},
+    error,
     fields::{attributes, headers, other_class, refuse_unbuilt, with_sums},
     get,
 };
@@ -24,17 +26,11 @@ pub(super) async fn copy_object(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
-    refuse_unbuilt!(
-        input,
-        (
-            input.sse_customer_algorithm.is_some()
-                || input.copy_source_sse_customer_algorithm.is_some()
-                || input.ssekms_key_id.is_some()
-                || input.server_side_encryption.is_some(),
-            "Server-side encryption",
-        ),
-        other_class!(input),
-    )?;
+    refuse_unbuilt!(input, other_class!(input))?;
+    let customer = customer!(request, input)?;
+    let source_customer = source_customer!(request, input)?;
+    let says_encryption = customer.is_some() || input.server_side_encryption.is_some();
+    let encryption = encryption!(front, input, customer.as_ref()).await?;
     let mut from = convert::copy_source(&input.copy_source)?;
     let to = convert::object(&input.bucket, &input.key);
     let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
@@ -48,19 +44,22 @@ pub(super) async fn copy_object(
         Some(other) => return Err(s3_error!(InvalidArgument, "{other:?} is no tagging directive")),
     };
     let given = attributes!(input)?;
-    if from == to && !replace && !retags && given.redirect.is_none() {
+    if from == to && !replace && !retags && given.redirect.is_none() && !says_encryption {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without changing anything."
         ));
     }
     let headers = replace.then(|| headers!(input));
+    let mut source = convert::precondition(input.copy_source_if_match, input.copy_source_if_none_match);
+    source.key = source_customer.map(|customer| customer.key);
     let mut options = CopyOptions {
         headers,
         tags: retags.then(|| given.tags.clone()),
         attributes: given,
         checksums: None,
-        source: convert::precondition(input.copy_source_if_match, input.copy_source_if_none_match),
+        source,
+        encryption,
         source_modified_since: input.copy_source_if_modified_since.map(system_time),
         source_unmodified_since: input.copy_source_if_unmodified_since.map(system_time),
         precondition: conditions_of(&request.headers)?,
@@ -71,6 +70,7 @@ pub(super) async fn copy_object(
     let copied = front.engine.copy(&from, &to, options).await;
     let Copied { info, source } = copied.map_err(source_error)?;
     let sums = Sums::of(&info, true);
+    let told = Told::of(info.attributes.encryption.as_ref(), customer);
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(with_sums! { sums => CopyObjectResult {
             checksum_type: sums.kind,
@@ -79,6 +79,9 @@ pub(super) async fn copy_object(
         } }),
         copy_source_version_id: source.map(|version| version.to_string()),
         version_id: version_id(&info),
+        server_side_encryption: told.server,
+        sse_customer_algorithm: told.algorithm,
+        sse_customer_key_md5: told.md5,
         ..Default::default()
     }))
 }
@@ -143,5 +146,6 @@ fn conditions_of(headers: &http::HeaderMap) -> S3Result<Precondition> {
     Ok(Precondition {
         if_match: read(&http::header::IF_MATCH)?,
         if_none_match: read(&http::header::IF_NONE_MATCH)?,
+        key: None,
     })
 }

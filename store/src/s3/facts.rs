@@ -4,7 +4,9 @@ use super::{
     Front,
     attributes::{Sums, version_id},
     convert,
-    fields::{refuse_customer_key, with_sums},
+    encryption::{self, customer},
+    error,
+    fields::with_sums,
     known::{self, named},
 };
 use crate::engine::{Checksum as Kind, PartFacts};
@@ -37,7 +39,7 @@ pub(super) async fn get_object_attributes(
 ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_customer_key!(input)?;
+    let customer = customer!(request, input)?;
     let known = [
         ObjectAttributes::CHECKSUM,
         ObjectAttributes::ETAG,
@@ -58,6 +60,7 @@ pub(super) async fn get_object_attributes(
     let limit = convert::limit(input.max_parts, "max-parts")?;
     let after = usize::try_from(input.part_number_marker.unwrap_or(0)).unwrap_or(0);
     let info = known::info(front, named!(input)).await?;
+    encryption::permits(&info, customer.as_ref()).map_err(error::answer)?;
     let sums = Sums::of(&info, wants(ObjectAttributes::CHECKSUM));
     let sizes = &info.attributes.parts;
     let kind = info.attributes.checksums.of.keys().next().copied();

@@ -38,16 +38,6 @@ macro_rules! other_class {
     };
 }
 
-/// Refuses a key of the customer's.
-macro_rules! refuse_customer_key {
-    ($input:expr) => {
-        $crate::s3::error::refuse_any(&[(
-            $input.sse_customer_algorithm.is_some() || $input.sse_customer_key.is_some(),
-            "Encryption with a given key",
-        )])
-    };
-}
-
 /// The headers that a request gives an object.
 macro_rules! headers {
     ($input:expr) => {
@@ -110,7 +100,7 @@ macro_rules! with_sums {
 
 /// An answer that describes an object, as it is or as the request wants it said, with other fields besides.
 macro_rules! described {
-    ($info:ident, $sums:ident for $input:ident => $output:ident { $($field:tt)* }) => {
+    ($info:ident, $sums:ident, $told:ident for $input:ident => $output:ident { $($field:tt)* }) => {
         $crate::s3::fields::with_sums! { $sums => $output {
             accept_ranges: Some("bytes".to_owned()),
             cache_control: $input.response_cache_control.or($info.headers.cache_control),
@@ -141,6 +131,9 @@ macro_rules! described {
                 .attributes
                 .retention
                 .map(|retention| convert::timestamp(retention.until)),
+            server_side_encryption: $told.server,
+            sse_customer_algorithm: $told.algorithm,
+            sse_customer_key_md5: $told.md5,
             version_id: $info.version.map(|version| version.to_string()),
             website_redirect_location: $info.attributes.redirect,
             $($field)*
@@ -148,7 +141,4 @@ macro_rules! described {
     };
 }
 
-pub(super) use {
-    attributes, checksums, described, grants, headers, other_class, refuse_customer_key, refuse_unbuilt,
-    with_sums,
-};
+pub(super) use {attributes, checksums, described, grants, headers, other_class, refuse_unbuilt, with_sums};

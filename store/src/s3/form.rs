@@ -360,6 +360,24 @@ impl Success {
                 HeaderValue::try_from(version).map_err(internal)?,
             );
         }
+        let encryption = stored.server_side_encryption.as_ref();
+        let encryption = encryption.map(|encryption| encryption.as_str().to_owned());
+        for (name, told) in [
+            ("x-amz-server-side-encryption", encryption),
+            (
+                "x-amz-server-side-encryption-customer-algorithm",
+                stored.sse_customer_algorithm,
+            ),
+            (
+                "x-amz-server-side-encryption-customer-key-md5",
+                stored.sse_customer_key_md5,
+            ),
+        ] {
+            if let Some(told) = told {
+                let told = HeaderValue::try_from(told);
+                headers.insert(name, told.map_err(internal)?);
+            }
+        }
         if let Some(to) = self.redirect {
             let quoted = |text: &str| utf8_percent_encode(text, convert::UNRESERVED).to_string();
             let joint = if to.query().is_some() { '&' } else { '?' };

@@ -3,8 +3,10 @@
 use super::{
     Front,
     attributes::{self, Sums},
-    convert, error,
-    fields::{described, refuse_customer_key},
+    convert,
+    encryption::{self, Customer, Told, customer},
+    error,
+    fields::described,
     lend,
 };
 use crate::{
@@ -28,7 +30,8 @@ pub(super) async fn get_object(
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_customer_key!(input)?;
+    encryption::refuse_header(&request.headers)?;
+    let customer = customer!(request, input)?;
     let owner = request
         .credentials
         .as_ref()
@@ -43,10 +46,11 @@ pub(super) async fn get_object(
     };
     let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
     let mut precondition = convert::precondition(input.if_match, input.if_none_match);
+    precondition.key = customer.as_ref().map(|customer| customer.key.clone());
     let mut range = input.range.map(convert::range);
     let mut parts_count = None;
     if let Some(number) = input.part_number {
-        let info = front.engine.head(&object).await;
+        let info = head(front, &object, customer.as_ref()).await;
         let info = info.map_err(|error| read_error(error, &precondition))?;
         let part = part_range(&info, number, range)?;
         // Nothing has no range.
@@ -123,9 +127,10 @@ pub(super) async fn get_object(
         input.checksum_mode.is_some(),
     );
     let (body, length) = source.of_answer(front, &bytes);
+    let told = Told::of(info.attributes.encryption.as_ref(), customer);
     let tags = info.attributes.tags.len();
     let mut answer = S3Response::with_headers(
-        described! { info, sums for input => GetObjectOutput {
+        described! { info, sums, told for input => GetObjectOutput {
             body,
             content_length: Some(convert::size(length)),
             content_range,
@@ -202,6 +207,7 @@ fn tag_of(info: &ObjectInfo) -> Precondition {
     Precondition {
         if_match: None,
         if_none_match: Some(info.etag.clone()),
+        key: None,
     }
 }
 
@@ -276,10 +282,14 @@ pub(super) async fn head_object(
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_customer_key!(input)?;
+    encryption::refuse_header(&request.headers)?;
+    let customer = customer!(request, input)?;
     let object = convert::version(&input.bucket, &input.key, input.version_id.as_deref())?;
     let precondition = convert::precondition(input.if_match, input.if_none_match);
-    let info = front.engine.head(&object).await.map_err(head_error)?;
+    let info = head(front, &object, customer.as_ref())
+        .await
+        .map_err(head_error)?;
+    let told = Told::of(info.attributes.encryption.as_ref(), customer);
     check_tags(&object, &info, &precondition)
         .and_then(|()| {
             convert::check_dates(
@@ -320,7 +330,7 @@ pub(super) async fn head_object(
         headers.insert("x-amz-tagging-count", HeaderValue::from(tags));
     }
     let mut answer = S3Response::with_headers(
-        described! { info, sums for input => HeadObjectOutput {
+        described! { info, sums, told for input => HeadObjectOutput {
             content_length: Some(convert::size(bytes.end - bytes.start)),
             content_range,
             parts_count: parts_count.filter(|_| input.part_number.is_some()),
@@ -332,6 +342,13 @@ pub(super) async fn head_object(
         answer.extensions.insert(Partial);
     }
     Ok(answer)
+}
+
+/// The facts of an object, if the key is the one to be told them.
+async fn head(front: &Front, object: &ObjectRef, customer: Option<&Customer>) -> Result<ObjectInfo, Error> {
+    let info = front.engine.head(object).await?;
+    encryption::permits(&info, customer)?;
+    Ok(info)
 }
 
 fn check_tags(object: &ObjectRef, info: &ObjectInfo, asked: &Precondition) -> Result<(), Error> {

@@ -5,12 +5,15 @@ use super::{
     Front,
     attributes::{Sums, checksum_type, version_id},
     body::{self, Beside, Incoming, Sent},
-    convert, copy, error,
-    fields::{attributes, checksums, headers, other_class, refuse_customer_key, refuse_unbuilt, with_sums},
+    convert, copy,
+    encryption::{self, Told, customer, encryption, source_customer},
+    error,
+    fields::{attributes, checksums, headers, other_class, refuse_unbuilt, with_sums},
     put,
 };
 use crate::engine::{
-    ByteRange, Checksum, CompleteOptions, PartOptions, PartRef, Pending, Precondition, UploadOptions,
+    ByteRange, Checksum, CompleteOptions, Encrypted, Error, PartOptions, PartRef, Pending, Precondition,
+    UploadOptions,
 };
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -30,16 +33,10 @@ pub(super) async fn create_multipart_upload(
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_unbuilt!(
-        input,
-        (
-            input.sse_customer_algorithm.is_some()
-                || input.ssekms_key_id.is_some()
-                || input.server_side_encryption.is_some(),
-            "Server-side encryption",
-        ),
-        other_class!(input),
-    )?;
+    refuse_unbuilt!(input, other_class!(input))?;
+    let customer = customer!(request, input)?;
+    let encryption = encryption!(front, input, customer.as_ref()).await?;
+    let encryption_told = Told::asked(encryption.as_ref(), customer);
     let object = convert::object(&input.bucket, &input.key);
     let checksum = wanted_checksum(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
     let (checksum_algorithm, checksum_type) = told(checksum);
@@ -47,6 +44,7 @@ pub(super) async fn create_multipart_upload(
         headers: headers!(input),
         attributes: attributes!(input)?,
         checksum,
+        encryption,
     };
     let id = front
         .engine
@@ -59,6 +57,9 @@ pub(super) async fn create_multipart_upload(
         upload_id: Some(id),
         checksum_algorithm,
         checksum_type,
+        server_side_encryption: encryption_told.server,
+        sse_customer_algorithm: encryption_told.algorithm,
+        sse_customer_key_md5: encryption_told.md5,
         ..Default::default()
     }))
 }
@@ -69,11 +70,13 @@ pub(super) async fn upload_part(
 ) -> S3Result<S3Response<UploadPartOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_customer_key!(input)?;
+    encryption::refuse_header(&request.headers)?;
+    let customer = customer!(request, input)?;
     let number = part_number(input.part_number)?;
     let object = convert::object(&input.bucket, &input.key);
-    let declared = front.engine.upload_checksum(&object, &input.upload_id).await;
-    let declared = declared.map_err(error::answer)?;
+    let begun = front.engine.begun_upload(&object, &input.upload_id).await;
+    let begun = begun.map_err(error::answer)?;
+    let declared = begun.checksum;
     let sent = Sent {
         content_md5: input.content_md5,
         checksums: checksums!(input),
@@ -88,9 +91,10 @@ pub(super) async fn upload_part(
     };
     let Incoming {
         body,
-        options,
+        mut options,
         receipt,
     } = body::incoming(front, beside, input.body, input.content_length, sent)?;
+    options.key = customer.as_ref().map(|customer| customer.key.clone());
     let stored = front
         .engine
         .upload_part(&object, &input.upload_id, number, options, body)
@@ -98,8 +102,12 @@ pub(super) async fn upload_part(
     receipt.drained().await;
     let part = stored.map_err(error::answer)?;
     let sums = Sums::from(part.checksums.clone(), part.crc64nvme);
+    let told = Told::of(begun.encryption.as_ref(), customer);
     Ok(S3Response::with_headers(
         with_sums! { sums => UploadPartOutput {
+            server_side_encryption: told.server,
+            sse_customer_algorithm: told.algorithm,
+            sse_customer_key_md5: told.md5,
             e_tag: Some(convert::etag(&part.etag)),
             ..Default::default()
         } },
@@ -114,10 +122,9 @@ pub(super) async fn upload_part_copy(
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
     convert::check_owner(input.expected_source_bucket_owner.as_deref())?;
-    error::refuse_any(&[(
-        input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some(),
-        "Encryption with a given key",
-    )])?;
+    encryption::refuse_header(&request.headers)?;
+    let customer = customer!(request, input)?;
+    let source_customer = source_customer!(request, input)?;
     let number = part_number(input.part_number)?;
     let from = convert::copy_source(&input.copy_source)?;
     let to = convert::object(&input.bucket, &input.key);
@@ -125,6 +132,7 @@ pub(super) async fn upload_part_copy(
     let precondition = Precondition {
         if_match: convert::condition(input.copy_source_if_match),
         if_none_match: convert::condition(input.copy_source_if_none_match),
+        key: source_customer.map(|customer| customer.key),
     };
     let source = front
         .engine
@@ -149,14 +157,16 @@ pub(super) async fn upload_part_copy(
             source.info.size
         ));
     }
-    let declared = front.engine.upload_checksum(&to, &input.upload_id).await;
+    let begun = front.engine.begun_upload(&to, &input.upload_id).await;
+    let begun = begun.map_err(error::answer)?;
     let checksums = Pending::default();
     let options = PartOptions {
         size: Some(source.range.end - source.range.start),
         checksums: checksums.clone(),
+        key: customer.as_ref().map(|customer| customer.key.clone()),
         ..PartOptions::default()
     };
-    let body = match declared.map_err(error::answer)? {
+    let body = match begun.checksum {
         Some((kind, _)) => body::summed(source.body, kind, checksums),
         None => source.body,
     };
@@ -167,7 +177,11 @@ pub(super) async fn upload_part_copy(
         .map_err(error::answer)?;
     let sums = Sums::from(part.checksums.clone(), part.crc64nvme);
     let copied_version = source_version.map(|version| version.to_string());
+    let told = Told::of(begun.encryption.as_ref(), customer);
     Ok(S3Response::new(UploadPartCopyOutput {
+        server_side_encryption: told.server,
+        sse_customer_algorithm: told.algorithm,
+        sse_customer_key_md5: told.md5,
         copy_source_version_id: copied_version,
         copy_part_result: Some(with_sums! { sums => CopyPartResult {
             e_tag: Some(convert::etag(&part.etag)),
@@ -183,7 +197,8 @@ pub(super) async fn complete_multipart_upload(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = request.input;
     convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_customer_key!(input)?;
+    encryption::refuse_header(&request.headers)?;
+    let customer = customer!(request, input)?;
     let listed = input
         .multipart_upload
         .and_then(|upload| upload.parts)
@@ -203,6 +218,16 @@ pub(super) async fn complete_multipart_upload(
         });
     }
     let object = convert::object(&input.bucket, &input.key);
+    if let Some(customer) = &customer {
+        let begun = front.engine.begun_upload(&object, &input.upload_id).await;
+        let checked = match begun {
+            Ok(begun) => Encrypted::check_upload(begun.encryption.as_ref(), &customer.key),
+            // Perhaps it was completed already; that is found out below.
+            Err(Error::NoSuchUpload(_)) => Ok(()),
+            Err(error) => Err(error),
+        };
+        checked.map_err(error::answer)?;
+    }
     let options = CompleteOptions {
         precondition: convert::precondition(input.if_match, input.if_none_match),
         size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()),
@@ -220,6 +245,7 @@ pub(super) async fn complete_multipart_upload(
     let sums = Sums::of(&info, true);
     Ok(S3Response::with_headers(
         with_sums! { sums => CompleteMultipartUploadOutput {
+            server_side_encryption: Told::of(info.attributes.encryption.as_ref(), None).server,
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -261,8 +287,8 @@ pub(super) async fn list_parts(
         .parts(&object, &input.upload_id)
         .await
         .map_err(error::answer)?;
-    let declared = front.engine.upload_checksum(&object, &input.upload_id).await;
-    let (checksum_algorithm, checksum_type) = told(declared.map_err(error::answer)?);
+    let begun = front.engine.begun_upload(&object, &input.upload_id).await;
+    let (checksum_algorithm, checksum_type) = told(begun.map_err(error::answer)?.checksum);
     parts.retain(|part| i32::from(part.number) > after);
     let truncated = parts.len() > limit;
     parts.truncate(limit);

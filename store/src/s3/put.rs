@@ -4,10 +4,12 @@ use super::{
     Front,
     attributes::{Sums, version_id},
     body::{self, Beside, Incoming, Sent},
-    convert, error,
+    convert,
+    encryption::{Customer, Told, customer, encryption},
+    error,
     fields::{attributes, checksums, headers, other_class, refuse_unbuilt, with_sums},
 };
-use crate::engine::{ObjectInfo, PutOptions};
+use crate::engine::{Encryption, ObjectInfo, PutOptions};
 use http::{HeaderMap, header::LAST_MODIFIED};
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -19,20 +21,15 @@ pub(super) async fn put_object(
     front: &Front,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    refuse_unbuilt!(
-        input,
-        (
-            input.sse_customer_algorithm.is_some()
-                || input.sse_customer_key.is_some()
-                || input.ssekms_key_id.is_some(),
-            "Encryption with a given key",
-        ),
-        (input.server_side_encryption.is_some(), "Server-side encryption"),
-        other_class!(input),
-        (input.write_offset_bytes.is_some(), "Appending"),
-    )?;
+    let asked = asked(front, &request).await;
+    let mut input = request.input;
+    let (customer, encryption) = match asked {
+        Ok(asked) => asked,
+        Err(refusal) => {
+            body::drain(input.body.take(), input.content_length).await;
+            return Err(refusal);
+        }
+    };
     let object = convert::object(&input.bucket, &input.key);
     let has_digest = input.content_md5.is_some()
         || request
@@ -70,6 +67,7 @@ pub(super) async fn put_object(
         crc64nvme: options.crc64nvme,
         attributes,
         checksums: options.checksums,
+        encryption,
     };
     let stored = front.engine.put(&object, options, body).await;
     receipt.drained().await;
@@ -77,15 +75,36 @@ pub(super) async fn put_object(
     let mut headers = last_modified(&info);
     headers.extend(receipt.headers(info.size));
     let sums = Sums::of(&info, true);
+    let told = Told::of(info.attributes.encryption.as_ref(), customer);
     Ok(S3Response::with_headers(
         with_sums! { sums => PutObjectOutput {
             checksum_type: sums.kind,
             e_tag: Some(convert::etag(&info.etag)),
             version_id: version_id(&info),
+            server_side_encryption: told.server,
+            sse_customer_algorithm: told.algorithm,
+            sse_customer_key_md5: told.md5,
             ..Default::default()
         } },
         headers,
     ))
+}
+
+/// How the object is to be encrypted, and with which key of the customer's, where the request asks for nothing that is not built.
+async fn asked(
+    front: &Front,
+    request: &S3Request<PutObjectInput>,
+) -> S3Result<(Option<Customer>, Option<Encryption>)> {
+    let input = &request.input;
+    convert::check_owner(input.expected_bucket_owner.as_deref())?;
+    refuse_unbuilt!(
+        input,
+        other_class!(input),
+        (input.write_offset_bytes.is_some(), "Appending"),
+    )?;
+    let customer = customer!(request, input)?;
+    let encryption = encryption!(front, input, customer.as_ref()).await?;
+    Ok((customer, encryption))
 }
 
 /// S3 does not say when it acknowledged a write; our client keeps its listings consistent with it.

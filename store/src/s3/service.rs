@@ -1,6 +1,6 @@
 //! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
 
-use super::{Front, access::Access, bound, cors, error, form, get::Partial, hosts::Hosts};
+use super::{Front, access::Access, bound, cors, encryption, error, form, get::Partial, hosts::Hosts};
 use crate::{
     access::{Authority, KeyRing, Principal},
     admin::Admin,
@@ -341,10 +341,13 @@ fn as_response(refusal: S3Error) -> Result<HttpResponse, HttpError> {
         .map_err(|error| HttpError::new(Box::new(error)))
 }
 
-/// s3s logs requests; what opens memory must not be in a log.
+/// s3s logs requests; what opens memory, or objects, must not be in a log.
 fn hide_tokens(request: &mut Request<Incoming>) {
     for (name, value) in request.headers_mut() {
-        if name.as_str().starts_with(penstock_rdma::protocol::header::PREFIX) {
+        let name = name.as_str();
+        if name.starts_with(penstock_rdma::protocol::header::PREFIX)
+            || name.ends_with(encryption::KEY_HEADERS)
+        {
             value.set_sensitive(true);
         }
     }

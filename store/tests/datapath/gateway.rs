@@ -25,14 +25,14 @@ use tokio::sync::Semaphore;
 
 const WINDOW: usize = 4 << 20;
 
-struct Gateway {
+pub struct Gateway {
     endpoint: String,
     registry: Registry,
     stop: CancellationToken,
 }
 
 impl Gateway {
-    async fn start(node: &Node, device: Arc<dyn Device>) -> Self {
+    pub async fn start(node: &Node, device: Arc<dyn Device>) -> Self {
         Self::start_with(
             &node.endpoint,
             Policy::Prefer,
@@ -84,7 +84,7 @@ impl Gateway {
     }
 
     /// A client that knows of no fast path.
-    fn client(&self) -> penstock_rdma::Client {
+    pub fn client(&self) -> penstock_rdma::Client {
         client_of(&self.endpoint, None, |options| {
             options.policy = Policy::Off;
             // In one piece: the documents of an upload in parts are bodies too.

@@ -12,6 +12,7 @@ use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
     admin::Admin,
+    engine::Engine,
     local::Local,
     metrics::Metrics,
     rdma::{Limits, Rdma},
@@ -94,6 +95,17 @@ impl Node {
         node
     }
 
+    /// Encrypts what is written from now on. Before the first request to its bucket: the storage node remembers what that says.
+    pub async fn encrypts(&self) {
+        let document = "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>\
+            <SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>";
+        let document = Some(document.as_bytes().to_vec());
+        self.engine
+            .set_document(BUCKET, "encryption", document)
+            .await
+            .unwrap();
+    }
+
     /// Another one before the same store.
     pub async fn beside(&self, device: Option<Arc<dyn Device>>, limits: Limits) -> Self {
         let anywhere = "127.0.0.1:0".parse().unwrap();
@@ -123,6 +135,7 @@ impl Node {
         };
         let rdma = rdma.with_gateway(Credentials::new(GATE, GATE_SECRET));
         let master = MasterKey::load(None, folder.path()).unwrap();
+        engine.encrypt_with(&master);
         let ring = KeyRing::open(&master, Arc::clone(&engine) as _).await.unwrap();
         let door = Service::of(Parts {
             engine: Arc::clone(&engine) as _,

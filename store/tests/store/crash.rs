@@ -2,11 +2,16 @@
 //! half object is, and no space is lost.
 
 use crate::{
+    encryption::ENCRYPTING,
     node::{Node, files},
     pattern, rounds,
 };
 use futures::stream;
 use penstock_rdma::{Client, Condition, ListingQuery, ObjectHeaders, Options};
+use penstock_store::{
+    engine::{Engine, ListQuery},
+    local::Local,
+};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -51,6 +56,15 @@ fn impatient() -> Options {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_write_is_lost_by_kill_9() {
+    is_not_lost(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_write_that_is_encrypted_is_lost_by_kill_9() {
+    is_not_lost(true).await;
+}
+
+async fn is_not_lost(is_encrypted: bool) {
     let seed = seed();
     println!("PENSTOCK_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
@@ -59,6 +73,15 @@ async fn no_acknowledged_write_is_lost_by_kill_9() {
     {
         let node = Node::start(folder.path(), &[]);
         node.client(impatient()).create_bucket("bucket").await.unwrap();
+    }
+    if is_encrypted {
+        let engine = Local::open(folder.path()).await.unwrap();
+        engine.reclaimed().await;
+        let document = Some(ENCRYPTING.as_bytes().to_vec());
+        engine
+            .set_document("bucket", "encryption", document)
+            .await
+            .unwrap();
     }
     for round in 0..u64::from(rounds(5, 200)) {
         let mut node = Node::start(folder.path(), &[]);
@@ -84,13 +107,31 @@ async fn no_acknowledged_write_is_lost_by_kill_9() {
         drop(node);
 
         let node = Node::start(folder.path(), &[]);
-        check(&node.client(Options::default()), &mut fates, folder.path()).await;
+        let client = node.client(Options::default());
+        check(&client, &mut fates, folder.path(), is_encrypted).await;
+    }
+    if is_encrypted {
+        all_are_encrypted(folder.path()).await;
     }
     println!("{acknowledged} acknowledged writes survived");
     assert!(
         acknowledged > 50,
         "the load was too small to show anything: {acknowledged}"
     );
+}
+
+/// That what was written was encrypted: else the test would say nothing of that.
+async fn all_are_encrypted(folder: &std::path::Path) {
+    let engine = Local::open(folder).await.unwrap();
+    let query = ListQuery {
+        limit: 1000,
+        ..ListQuery::default()
+    };
+    let page = engine.list("bucket", &query).await.unwrap();
+    assert!(!page.objects.is_empty());
+    for (key, info) in page.objects {
+        assert!(info.attributes.encryption.is_some(), "{key}");
+    }
 }
 
 /// Writes, overwrites and deletes its own keys until the storage node is gone.
@@ -137,7 +178,12 @@ async fn write(
     }
 }
 
-async fn check(client: &Client, fates: &mut [BTreeMap<String, Fate>], folder: &std::path::Path) {
+async fn check(
+    client: &Client,
+    fates: &mut [BTreeMap<String, Fate>],
+    folder: &std::path::Path,
+    is_encrypted: bool,
+) {
     // Uploads that the crash cut hold their parts until somebody aborts them.
     for upload in client.uploads("bucket").await.unwrap() {
         client
@@ -167,6 +213,10 @@ async fn check(client: &Client, fates: &mut [BTreeMap<String, Fate>], folder: &s
         };
         if let Some(found) = found {
             bytes += found.len();
+            if is_encrypted {
+                // The tags of packages; parts are whole packages.
+                bytes += 16 * found.len().div_ceil(64 << 10);
+            }
             expected.push(key.clone());
         }
     }

@@ -214,12 +214,12 @@ async fn a_newer_format_is_refused() {
         transaction
             .open_table(redb::TableDefinition::<&str, u64>::new("meta"))
             .unwrap()
-            .insert("format", 3)
+            .insert("format", 4)
             .unwrap();
         transaction.commit().unwrap();
     }
     let refused = Local::open(folder.path()).await;
-    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, .. })));
+    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 4, .. })));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The path between a client and a storage node on one host: bytes right, nothing out of reach, nothing held for ever.
 
 mod content;
+mod encrypted;
 mod handed;
 mod leases;
 mod socket;
@@ -61,6 +62,7 @@ impl Host {
         let metrics = Metrics::register(&mut registry);
         let root = Credentials::new(ACCESS, SECRET);
         let master = MasterKey::load(None, folder.path()).unwrap();
+        engine.encrypt_with(&master);
         let ring = KeyRing::open(&master, Arc::new(engine.clone())).await.unwrap();
         let service = Service::of(Parts {
             engine: Arc::new(engine.clone()),

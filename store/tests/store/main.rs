@@ -7,6 +7,7 @@ mod bound;
 mod client;
 mod conformance;
 mod crash;
+mod encryption;
 mod gateway;
 mod gpu;
 mod lifecycle;

@@ -76,6 +76,7 @@ async fn play(steps: &[Step]) {
                     precondition: Precondition {
                         if_none_match: Some("*".to_owned()),
                         if_match: None,
+                        key: None,
                     },
                     ..PutOptions::default()
                 };

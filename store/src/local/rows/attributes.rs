@@ -1,7 +1,7 @@
 //! What few objects have, as rows.
 
 use super::{Instant, LockModeRow};
-use crate::engine::{Attributes, Checksum, Checksums, PartFacts, Retention};
+use crate::engine::{Attributes, Checksum, Checksums, Encrypted, PartFacts, Retention};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,10 +19,15 @@ pub(in crate::local) enum Attribute {
     Redirect(String),
     Retention(LockModeRow, Instant),
     LegalHold(bool),
+    /// Whether with a key of the customer's, and the sealed data key.
+    Encrypted(bool, Vec<u8>),
 }
 
 pub(in crate::local) fn attributes_of(rows: &[Attribute]) -> Attributes {
-    let mut attributes = Attributes::default();
+    let mut attributes = Attributes {
+        encryption: encryption_of(rows),
+        ..Attributes::default()
+    };
     for row in rows {
         match row {
             Attribute::Tags(tags) => attributes.tags = tags.clone(),
@@ -49,9 +54,20 @@ pub(in crate::local) fn attributes_of(rows: &[Attribute]) -> Attributes {
                 });
             }
             Attribute::LegalHold(holds) => attributes.legal_hold = Some(*holds),
+            Attribute::Encrypted(..) => {}
         }
     }
     attributes
+}
+
+/// How what has these rows is encrypted.
+pub(in crate::local) fn encryption_of(rows: &[Attribute]) -> Option<Encrypted> {
+    rows.iter().find_map(|row| match row {
+        Attribute::Encrypted(is_customers, sealed) => {
+            Some(Encrypted::from_row(*is_customers, sealed.clone()))
+        }
+        _ => None,
+    })
 }
 
 pub(in crate::local) fn rows_of(attributes: &Attributes) -> Vec<Attribute> {
@@ -63,6 +79,7 @@ pub(in crate::local) fn rows_of(attributes: &Attributes) -> Vec<Attribute> {
         redirect,
         retention,
         legal_hold,
+        encryption,
     } = attributes;
     let mut rows = Vec::new();
     if !tags.is_empty() {
@@ -80,6 +97,8 @@ pub(in crate::local) fn rows_of(attributes: &Attributes) -> Vec<Attribute> {
     rows.extend(redirect.clone().map(Attribute::Redirect));
     rows.extend(retention.map(|Retention { mode, until }| Attribute::Retention(mode.into(), until.into())));
     rows.extend(legal_hold.map(Attribute::LegalHold));
+    let encrypted = encryption.as_ref().map(Encrypted::to_row);
+    rows.extend(encrypted.map(|(is_customers, sealed)| Attribute::Encrypted(is_customers, sealed)));
     rows
 }
 
@@ -109,6 +128,7 @@ mod tests {
                 until: UNIX_EPOCH + Duration::from_secs(9),
             }),
             legal_hold: Some(true),
+            encryption: Some(Encrypted::from_row(true, vec![1, 2])),
         };
         assert_eq!(attributes_of(&rows_of(&attributes)), attributes);
         assert!(rows_of(&Attributes::default()).is_empty());

@@ -173,6 +173,8 @@ impl Fields {
             server_side_encryption: take("x-amz-server-side-encryption").map(Into::into),
             sse_customer_algorithm: take("x-amz-server-side-encryption-customer-algorithm"),
             sse_customer_key: take("x-amz-server-side-encryption-customer-key"),
+            sse_customer_key_md5: take("x-amz-server-side-encryption-customer-key-md5"),
+            ssekms_encryption_context: take("x-amz-server-side-encryption-context"),
             ssekms_key_id: take("x-amz-server-side-encryption-aws-kms-key-id"),
             storage_class: take("x-amz-storage-class").map(Into::into),
             website_redirect_location: take("x-amz-website-redirect-location"),
