@@ -33,6 +33,7 @@ mod policy;
 mod put;
 mod service;
 mod tagging;
+mod uploads;
 mod versions;
 
 pub(crate) use access::Whence;
@@ -168,5 +169,5 @@ operations! {
     complete_multipart_upload: multipart, CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
     abort_multipart_upload: multipart, AbortMultipartUploadInput => AbortMultipartUploadOutput;
     list_parts: multipart, ListPartsInput => ListPartsOutput;
-    list_multipart_uploads: multipart, ListMultipartUploadsInput => ListMultipartUploadsOutput;
+    list_multipart_uploads: uploads, ListMultipartUploadsInput => ListMultipartUploadsOutput;
 }
