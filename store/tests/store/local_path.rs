@@ -3,6 +3,7 @@
 mod content;
 mod handed;
 mod leases;
+mod logged;
 mod socket;
 
 use crate::{
@@ -13,6 +14,7 @@ use penstock_rdma::{Client, Condition, Credentials, ObjectHeaders, Options, Poli
 use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
+    access_log::AccessLog,
     admin::Admin,
     engine::{Engine, ObjectRef, PutOptions},
     local::Local,
@@ -31,6 +33,7 @@ use tempfile::TempDir;
 pub struct Host {
     pub folder: TempDir,
     engine: Local,
+    log: AccessLog,
     pub endpoint: String,
     pub socket: PathBuf,
     registry: Registry,
@@ -62,6 +65,9 @@ impl Host {
         let root = Credentials::new(ACCESS, SECRET);
         let master = MasterKey::load(None, folder.path()).unwrap();
         let ring = KeyRing::open(&master, Arc::new(engine.clone())).await.unwrap();
+        let log = AccessLog::open(Arc::new(engine.clone()), metrics.clone())
+            .await
+            .unwrap();
         let service = Service::of(Parts {
             engine: Arc::new(engine.clone()),
             root,
@@ -70,6 +76,7 @@ impl Host {
             rdma: Rdma::off(metrics.clone()),
             admin: Some(Admin::new(Arc::new(ring), engine.clone())),
             domains: Vec::new(),
+            access_log: Some(log.clone()),
         });
         let service = service.named(&"0123456789abcdef".repeat(2));
         let anywhere = "127.0.0.1:0".parse().unwrap();
@@ -90,6 +97,7 @@ impl Host {
         Self {
             folder,
             engine,
+            log,
             endpoint,
             socket,
             registry,
