@@ -61,7 +61,7 @@ def main():
     else:
         build()
     if any(row in [*s3.ROWS, *mount.ROWS] for row in rows):
-        peers.install_rclone()
+        peers.rclone_binary()
     if any(row in mount.ROWS for row in rows):
         peers.install_mountpoint()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def mounts():
             # What a program may do with a file is the same as with ours only with this cache mode. Uploads begin at once and
             # not after 5 s, as they are waited for.
             RCLONE: mount("rclone", lambda folder: [
-                peers.RCLONE, "mount", ":s3:rclone", folder, "--s3-provider=Other", f"--s3-endpoint={server.url}",
+                peers.rclone_binary(), "mount", ":s3:rclone", folder, "--s3-provider=Other", f"--s3-endpoint={server.url}",
                 "--s3-env-auth", "--vfs-cache-mode=writes", "--vfs-write-back=0", "--dir-cache-time=1s",
                 f"--cache-dir={path / 'rclone-cache'}"]),
         }

@@ -1,6 +1,7 @@
 """The servers that are measured: ours and its peers, each on a loopback port of its own, each stopped in any case."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -18,19 +19,16 @@ CACHE = pathlib.Path(os.environ.get("PENSTOCK_CACHE") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "penstock")
 # Elsewhere than in a release build only to try a row out: what is measured then is no result.
 BINARIES = pathlib.Path(os.environ.get("PENSTOCK_BENCH_BINARIES", ROOT / "target/release"))
-RCLONE_VERSION = "v1.76.0"
-RCLONE = CACHE / f"rclone-{RCLONE_VERSION}" / "rclone"
 MOUNTPOINT_SOURCE = ROOT / "e2e/bench/mountpoint"
 MOUNTPOINT = CACHE / "mountpoint/release/mount-s3"
 KEY, SECRET = "AKIABENCHMARK", "benchmark-secret-key-0123456789abcdef012"
 
 
-def install_rclone():
-    if not RCLONE.exists():
-        print(f"==> building rclone {RCLONE_VERSION} (some minutes, once)", flush=True)
-        RCLONE.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["go", "install", "-trimpath", "-ldflags=-s -w", f"github.com/rclone/rclone@{RCLONE_VERSION}"],
-                       check=True, env={**os.environ, "GOBIN": str(RCLONE.parent), "CGO_ENABLED": "0"})
+@functools.cache
+def rclone_binary():
+    """The path of rclone; built where it is missing."""
+    built = subprocess.run([ROOT / "e2e/rclone/build"], check=True, stdout=subprocess.PIPE, text=True)
+    return built.stdout.strip()
 
 
 def install_mountpoint():
@@ -118,7 +116,7 @@ def rclone(path):
     """`rclone serve s3` over a local folder."""
     port, data = free_port(), path / "rclone"
     data.mkdir()
-    command = [RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", data]
+    command = [rclone_binary(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", data]
     with running(command, port, path / "rclone.log", env={**os.environ, "RCLONE_CONFIG": "/dev/null"}) as process:
         yield Server("rclone serve s3", process.pid, f"http://127.0.0.1:{port}")
 

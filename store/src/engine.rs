@@ -332,6 +332,13 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
+/// The common prefix that a key is rolled up in.
+pub(crate) fn group_of(key: &str, prefix: &str, delimiter: &str) -> Option<String> {
+    let rest = key.strip_prefix(prefix)?;
+    let end = rest.find(delimiter)? + delimiter.len();
+    Some(format!("{prefix}{}", &rest[..end]))
+}
+
 /// A part of an upload as its finisher names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartRef {

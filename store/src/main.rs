@@ -12,6 +12,7 @@ use penstock_rdma::{
 use penstock_service::{Admin, CancellationToken};
 use penstock_store::{
     access::{self, KeyRing, MasterKey},
+    access_log::AccessLog,
     admin, keys,
     lifecycle::Lifecycle,
     local::{Local, OpenError, ViewError},
@@ -194,6 +195,11 @@ struct Serve {
           value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     scrub_rate: u32,
 
+    /// Seconds between two deliveries of the access logs that buckets keep.
+    #[arg(long, env = "PENSTOCK_ACCESS_LOG_EVERY", value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    access_log_every: u32,
+
     #[command(flatten)]
     rdma: RdmaArgs,
 
@@ -351,6 +357,8 @@ enum Error {
     Admin(#[from] penstock_service::admin::BindError),
     #[error("RDMA is required (--rdma require) and cannot be had")]
     Rdma(#[from] Unavailable),
+    #[error("what access logs buckets keep cannot be read; the disk or the index is damaged")]
+    AccessLog(#[source] penstock_store::engine::Error),
     #[error(transparent)]
     Identity(#[from] local_path::IdentityError),
     #[error(transparent)]
@@ -431,6 +439,11 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     };
     tokio::spawn(scrub.clone().run(every, pace, draining.clone()));
     let ring = Arc::new(KeyRing::open(&master, Arc::new(engine.clone())).await?);
+    let access_log = AccessLog::open(Arc::new(engine.clone()), metrics.clone())
+        .await
+        .map_err(Error::AccessLog)?;
+    let every = Duration::from_secs(serve.access_log_every.into());
+    tokio::spawn(access_log.clone().run(every, draining.clone()));
     let door = Service::of(Parts {
         engine: Arc::new(engine.clone()),
         root,
@@ -439,6 +452,7 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
         rdma: rdma.clone(),
         admin: Some(admin::Admin::new(ring, engine.clone()).scrubbing(scrub)),
         domains: serve.domain.clone(),
+        access_log: Some(access_log.clone()),
     })
     .named(&id);
     let local = serve_locally(serve, &engine, door.clone(), &id, &metrics)?;
@@ -472,6 +486,7 @@ async fn run(service: &penstock_service::Args, serve: &Serve) -> Result<(), Erro
     };
     tokio::join!(server.run(draining.clone()), served_locally);
     rdma.shut_down().await;
+    access_log.deliver().await;
     tracing::info!("stopped");
     Ok(())
 }

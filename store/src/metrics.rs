@@ -40,6 +40,7 @@ pub struct Metrics {
     lending: Arc<Lendings>,
     connections: Gauge,
     refused_connections: Counter,
+    access_log_dropped: Counter,
     usage: Arc<UsageGauges>,
     scrub: Arc<ScrubMetrics>,
     rdma: Arc<RdmaMetrics>,
@@ -101,6 +102,7 @@ impl Metrics {
             lending: Arc::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
+            access_log_dropped: Counter::default(),
             usage: Arc::default(),
             scrub: Arc::default(),
             rdma: Arc::default(),
@@ -134,6 +136,11 @@ impl Metrics {
             "connection_failures",
             "Connections that ended with an error, as a failed TLS handshake or a client that stalled",
             metrics.refused_connections.clone(),
+        );
+        registry.register(
+            "access_log_dropped_lines",
+            "Lines of access logs that could not be kept or delivered",
+            metrics.access_log_dropped.clone(),
         );
         let usage = &metrics.usage;
         registry.register("objects", "Objects stored", usage.objects.clone());
@@ -266,6 +273,11 @@ impl Metrics {
     pub(crate) fn connection(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// Lines of access logs are lost.
+    pub(crate) fn access_log_dropped(&self, lines: u64) {
+        self.access_log_dropped.inc_by(lines);
     }
 
     pub(crate) fn connection_failed(&self) {

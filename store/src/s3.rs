@@ -29,11 +29,13 @@ mod lend;
 mod lifecycle;
 mod list;
 mod lock;
+mod logging;
 mod multipart;
 mod policy;
 mod put;
 mod service;
 mod tagging;
+mod uploads;
 mod versions;
 
 pub(crate) use access::Whence;
@@ -43,7 +45,13 @@ pub(crate) use error::{answer as engine_error, coded as refusal};
 pub(crate) use service::note_operation;
 pub use service::{Parts, Service};
 
-use crate::{access::Authority, engine::Engine, metrics::Metrics, rdma::Rdma};
+use crate::{
+    access::Authority,
+    access_log::{self, AccessLog},
+    engine::{self, Engine},
+    metrics::Metrics,
+    rdma::Rdma,
+};
 use access::Hidden;
 use hosts::Hosts;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
@@ -58,6 +66,7 @@ struct Front {
     rdma: Rdma,
     authority: Authority,
     hosts: Hosts,
+    access_log: Option<AccessLog>,
 }
 
 impl Front {
@@ -67,9 +76,20 @@ impl Front {
         let kept = to_its_end(async move {
             let kept = front.engine.set_document(&bucket, name, document).await;
             front.authority.forget(&bucket);
+            if name == access_log::DOCUMENT {
+                front.look_at_log(&bucket).await?;
+            }
             kept
         });
         kept.await?.map_err(error::answer)
+    }
+
+    /// Whether a bucket keeps an access log may have changed.
+    async fn look_at_log(&self, bucket: &str) -> engine::Result<()> {
+        match &self.access_log {
+            Some(log) => log.look(bucket).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,7 +167,7 @@ operations! {
     delete_bucket_cors: cors, DeleteBucketCorsInput => DeleteBucketCorsOutput;
     get_bucket_policy_status: policy, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     put_bucket_request_payment: config, PutBucketRequestPaymentInput => PutBucketRequestPaymentOutput;
-    put_bucket_logging: config, PutBucketLoggingInput => PutBucketLoggingOutput;
+    put_bucket_logging: logging, PutBucketLoggingInput => PutBucketLoggingOutput;
     put_bucket_notification_configuration: config, PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
     get_bucket_policy: policy, GetBucketPolicyInput => GetBucketPolicyOutput;
     put_bucket_policy: policy, PutBucketPolicyInput => PutBucketPolicyOutput;
@@ -160,7 +180,7 @@ operations! {
     delete_bucket_encryption: encryption, DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
     get_bucket_website: config, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: config, GetBucketReplicationInput => GetBucketReplicationOutput;
-    get_bucket_logging: config, GetBucketLoggingInput => GetBucketLoggingOutput;
+    get_bucket_logging: logging, GetBucketLoggingInput => GetBucketLoggingOutput;
     get_bucket_notification_configuration: config, GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
     get_bucket_accelerate_configuration: config, GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
     get_bucket_request_payment: config, GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
@@ -172,5 +192,5 @@ operations! {
     complete_multipart_upload: multipart, CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
     abort_multipart_upload: multipart, AbortMultipartUploadInput => AbortMultipartUploadOutput;
     list_parts: multipart, ListPartsInput => ListPartsOutput;
-    list_multipart_uploads: multipart, ListMultipartUploadsInput => ListMultipartUploadsOutput;
+    list_multipart_uploads: uploads, ListMultipartUploadsInput => ListMultipartUploadsOutput;
 }

@@ -115,7 +115,6 @@ impl Action {
     pub const LIST_BUCKET: Self = Self::at("ListBucket");
     pub const GET_OBJECT: Self = Self::at("GetObject");
     pub const GET_OBJECT_VERSION: Self = Self::at("GetObjectVersion");
-    #[cfg(test)]
     pub const PUT_OBJECT: Self = Self::at("PutObject");
     pub const GET_TAGS: Self = Self::at("GetObjectTagging");
     pub const GET_VERSION_TAGS: Self = Self::at("GetObjectVersionTagging");
@@ -246,6 +245,10 @@ impl<'r> Demand<'r> {
     }
 
     /// Giving it tags.
+    pub fn writing(bucket: &'r str, key: &'r str) -> Self {
+        Self::on_object(Action::PUT_OBJECT, bucket, key)
+    }
+
     pub fn writing_tags(bucket: &'r str, key: &'r str) -> Self {
         Self::on_object(Action::PUT_TAGS, bucket, key)
     }

@@ -4,7 +4,7 @@ use super::{
     index::{BUCKETS, Index, OBJECTS, Outcome},
     rows::{ObjectRow, ObjectV2, decode, object_key},
 };
-use crate::engine::{ListPage, ListQuery};
+use crate::engine::{ListPage, ListQuery, group_of};
 use std::ops::Bound;
 
 /// One page; `None` when there is no such bucket.
@@ -75,13 +75,6 @@ fn start(bucket: &str, query: &ListQuery, delimiter: Option<&str>) -> Bound<Vec<
         return Bound::Included(behind);
     }
     Bound::Excluded(object_key(bucket, after))
-}
-
-/// The common prefix that a key is rolled up in.
-pub(super) fn group_of(key: &str, prefix: &str, delimiter: &str) -> Option<String> {
-    let rest = key.strip_prefix(prefix)?;
-    let end = rest.find(delimiter)? + delimiter.len();
-    Some(format!("{prefix}{}", &rest[..end]))
 }
 
 /// The first byte string after all that begin with `bytes`.

@@ -2,10 +2,10 @@
 
 use super::{
     index::{BUCKETS, Bytes, Index, OBJECTS, Outcome, VERSIONS, id_of},
-    list::{group_of, successor},
+    list::successor,
     rows::{ObjectRow, ObjectV2, VersionRow, decode, object_key, parse_version_key, prefix_of_versions},
 };
-use crate::engine::{Version, VersionInfo, VersionPage, VersionQuery};
+use crate::engine::{Version, VersionInfo, VersionPage, VersionQuery, group_of};
 use redb::{Range, ReadableTable};
 use std::ops::Bound;
 

@@ -3,6 +3,7 @@
 use super::{convert, error, service::note_operation};
 use crate::{
     access::{Authority, Demand, Origin, Principal, Situation, Target, demands},
+    access_log::note_requester,
     local_path::Peer,
     rdma::{Carried, is_signed, signed_names},
 };
@@ -54,6 +55,7 @@ impl S3Access for Access {
             None => Principal::Anonymous,
             Some(signer) => self.0.principal(&signer.access_key).ok_or_else(unknown)?,
         };
+        note_requester(&principal);
         if matches!(principal, Principal::Gateway) {
             return Err(s3_error!(
                 AccessDenied,

@@ -7,6 +7,7 @@
 use super::{Front, access, body, convert, error, get::read_error, lend};
 use crate::{
     access::{Demand, Principal, Situation},
+    access_log::note_requester,
     engine::{ByteRange, ObjectInfo, ObjectRef, Precondition},
     local_path::Peer,
 };
@@ -70,6 +71,7 @@ pub(super) async fn answer(
             "nobody has signed for this connection, or too long ago, or with a key that is no longer known",
         )
     })?;
+    note_requester(&principal);
     let asked = if request.body().is_end_stream() && !front.hosts.names_bucket(request) {
         read(request.method(), request.uri(), headers)
     } else {

@@ -8,17 +8,15 @@ use s3s::{
     dto::{
         BucketLifecycleConfiguration, CORSConfiguration, DeleteBucketOwnershipControlsInput,
         DeleteBucketOwnershipControlsOutput, DeletePublicAccessBlockInput, DeletePublicAccessBlockOutput,
-        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput, GetBucketLoggingInput,
-        GetBucketLoggingOutput, GetBucketNotificationConfigurationInput,
-        GetBucketNotificationConfigurationOutput, GetBucketOwnershipControlsInput,
-        GetBucketOwnershipControlsOutput, GetBucketReplicationInput, GetBucketReplicationOutput,
-        GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput, GetBucketWebsiteInput,
-        GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
+        GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput,
+        GetBucketNotificationConfigurationInput, GetBucketNotificationConfigurationOutput,
+        GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput, GetBucketReplicationInput,
+        GetBucketReplicationOutput, GetBucketRequestPaymentInput, GetBucketRequestPaymentOutput,
+        GetBucketWebsiteInput, GetBucketWebsiteOutput, GetPublicAccessBlockInput, GetPublicAccessBlockOutput,
         NotificationConfiguration, ObjectOwnership, OwnershipControls, Payer, PublicAccessBlockConfiguration,
-        PutBucketLoggingInput, PutBucketLoggingOutput, PutBucketNotificationConfigurationInput,
-        PutBucketNotificationConfigurationOutput, PutBucketOwnershipControlsInput,
-        PutBucketOwnershipControlsOutput, PutBucketRequestPaymentInput, PutBucketRequestPaymentOutput,
-        PutPublicAccessBlockInput, PutPublicAccessBlockOutput, Tagging,
+        PutBucketNotificationConfigurationInput, PutBucketNotificationConfigurationOutput,
+        PutBucketOwnershipControlsInput, PutBucketOwnershipControlsOutput, PutBucketRequestPaymentInput,
+        PutBucketRequestPaymentOutput, PutPublicAccessBlockInput, PutPublicAccessBlockOutput, Tagging,
     },
     xml::{Deserialize, Deserializer, Serialize, Serializer},
 };
@@ -62,7 +60,7 @@ const OWNERSHIP: Document<OwnershipControls> = Document::new(
 );
 
 impl<T> Document<T> {
-    pub(super) const fn new(name: &'static str, missing: (&'static str, &'static str)) -> Self {
+    pub const fn new(name: &'static str, missing: (&'static str, &'static str)) -> Self {
         Self {
             name,
             missing,
@@ -243,8 +241,6 @@ macro_rules! always_so {
 always_so! {
     put_bucket_request_payment(PutBucketRequestPaymentInput => PutBucketRequestPaymentOutput):
         "Letting requesters pay", |input| input.request_payment_configuration.payer.as_str() == Payer::BUCKET_OWNER;
-    put_bucket_logging(PutBucketLoggingInput => PutBucketLoggingOutput):
-        "A server access log", |input| input.bucket_logging_status.logging_enabled.is_none();
     put_bucket_notification_configuration(PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput):
         "Notifications", |input| input.notification_configuration == NotificationConfiguration::default();
 }
@@ -254,7 +250,6 @@ never_there! {
         Err(("NoSuchWebsiteConfiguration", "The specified bucket does not have a website configuration"));
     get_bucket_replication(GetBucketReplicationInput => GetBucketReplicationOutput):
         Err(("ReplicationConfigurationNotFoundError", "The replication configuration was not found"));
-    get_bucket_logging(GetBucketLoggingInput => GetBucketLoggingOutput): Ok(GetBucketLoggingOutput::default());
     get_bucket_notification_configuration(GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput):
         Ok(GetBucketNotificationConfigurationOutput::default());
     get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput):

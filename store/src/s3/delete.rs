@@ -3,6 +3,7 @@
 use super::{Front, access, attributes::system_time, convert, error};
 use crate::{
     access::Demand,
+    access_log::note_deleted,
     engine::{DeleteOptions, Deleted},
 };
 use futures::{StreamExt, stream};
@@ -111,6 +112,8 @@ pub(super) async fn delete_objects(
         .await;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for (key, version_id, outcome) in outcomes {
+        let code = outcome.as_ref().err().map(|error| error.code().as_str());
+        note_deleted(&key, version_id.as_deref(), code);
         match outcome {
             Ok(_) if quiet => {}
             Ok(done) => deleted.push(DeletedObject {

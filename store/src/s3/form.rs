@@ -15,7 +15,10 @@ use super::{
     hosts::Hosts,
     put,
 };
-use crate::access::{Demand, Principal, Target, demands};
+use crate::{
+    access::{Demand, Principal, Target, demands},
+    access_log::note_requester,
+};
 use fields::Fields;
 use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
@@ -175,6 +178,7 @@ async fn judge(
     let whence = Whence::of(&head.extensions);
     let key = fields.key(fields::file_name(file).as_deref())?;
     let (principal, signer) = signature::signer(&front.authority, fields)?;
+    note_requester(&principal);
     let policy = fields.policy().map(Policy::parse).transpose()?;
     let lengths = match (&policy, &principal) {
         (Some(policy), _) => policy.check(bucket, &key, fields)?,

@@ -1,5 +1,4 @@
-//! CreateMultipartUpload, UploadPart, UploadPartCopy, CompleteMultipartUpload, AbortMultipartUpload, ListParts,
-//! ListMultipartUploads.
+//! CreateMultipartUpload, UploadPart, UploadPartCopy, CompleteMultipartUpload, AbortMultipartUpload, ListParts.
 
 use super::{
     Front,
@@ -20,9 +19,8 @@ use s3s::{
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType,
         CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyPartResult,
-        CreateMultipartUploadInput, CreateMultipartUploadOutput, ListMultipartUploadsInput,
-        ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput, MultipartUpload, Part, StorageClass,
-        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+        CreateMultipartUploadInput, CreateMultipartUploadOutput, ListPartsInput, ListPartsOutput, Part,
+        StorageClass, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -322,79 +320,8 @@ pub(super) async fn list_parts(
     }))
 }
 
-pub(super) async fn list_multipart_uploads(
-    front: &Front,
-    request: S3Request<ListMultipartUploadsInput>,
-) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let input = request.input;
-    convert::check_owner(input.expected_bucket_owner.as_deref())?;
-    convert::check_encoding(input.encoding_type.as_ref())?;
-    error::refuse_any(&[(
-        input
-            .delimiter
-            .as_ref()
-            .is_some_and(|delimiter| !delimiter.is_empty()),
-        "A delimiter in ListMultipartUploads",
-    )])?;
-    let limit = convert::limit(input.max_uploads, "max-uploads")?;
-    let encoding = input.encoding_type.as_ref();
-    let prefix = input.prefix.clone().unwrap_or_default();
-    let mut uploads = front.engine.uploads(&input.bucket).await.map_err(error::answer)?;
-    uploads.retain(|upload| upload.key.starts_with(&prefix));
-    if let Some(key) = input.key_marker.as_ref().filter(|key| !key.is_empty()) {
-        // Uploads are in order of key and time, so the marked one is looked for by its id.
-        let marked = input.upload_id_marker.as_ref().filter(|id| !id.is_empty());
-        let position = marked.and_then(|id| {
-            uploads
-                .iter()
-                .position(|upload| upload.key == *key && upload.id == *id)
-        });
-        match position {
-            Some(position) => {
-                uploads.drain(..=position);
-            }
-            None => uploads.retain(|upload| upload.key > *key),
-        }
-    }
-    let truncated = uploads.len() > limit;
-    uploads.truncate(limit);
-    let last = uploads.last().filter(|_| truncated).cloned();
-    let uploads = uploads
-        .into_iter()
-        .map(|upload| {
-            let (checksum_algorithm, checksum_type) = told(upload.checksum);
-            MultipartUpload {
-                checksum_algorithm,
-                checksum_type,
-                key: Some(convert::encode(&upload.key, encoding)),
-                upload_id: Some(upload.id),
-                initiated: Some(convert::timestamp(upload.started)),
-                owner: Some(convert::owner()),
-                storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
-                ..Default::default()
-            }
-        })
-        .collect();
-    Ok(S3Response::new(ListMultipartUploadsOutput {
-        bucket: Some(input.bucket),
-        encoding_type: input.encoding_type.clone(),
-        is_truncated: Some(truncated),
-        key_marker: Some(convert::encode(
-            input.key_marker.as_deref().unwrap_or(""),
-            encoding,
-        )),
-        upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
-        max_uploads: Some(i32::try_from(limit).unwrap_or(i32::MAX)),
-        next_key_marker: last.as_ref().map(|upload| convert::encode(&upload.key, encoding)),
-        next_upload_id_marker: last.map(|upload| upload.id),
-        prefix: Some(convert::encode(&prefix, encoding)),
-        uploads: Some(uploads),
-        ..Default::default()
-    }))
-}
-
 /// The checksum of an upload, as listings tell it.
-fn told(checksum: Option<(Checksum, bool)>) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
+pub(super) fn told(checksum: Option<(Checksum, bool)>) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
     let Some((kind, is_composite)) = checksum else {
         return (None, None);
     };

@@ -1,8 +1,11 @@
 //! The HTTP service around s3s: counts every request, and refuses early what s3s would take further than we want.
 
-use super::{Front, access::Access, bound, cors, encryption, error, form, get::Partial, hosts::Hosts};
+use super::{
+    Front, access::Access, bound, cors, encryption, error, form, get::Partial, hosts::Hosts, logging::Watched,
+};
 use crate::{
     access::{Authority, KeyRing, Principal},
+    access_log::AccessLog,
     admin::Admin,
     engine::Engine,
     local_path::Peer,
@@ -52,6 +55,8 @@ pub struct Parts {
     pub admin: Option<Admin>,
     /// Domains below which buckets are hosts.
     pub domains: Vec<String>,
+    /// What buckets that keep an access log are told; without, none can.
+    pub access_log: Option<AccessLog>,
 }
 
 /// What is below paths that are no bucket's.
@@ -133,6 +138,7 @@ impl Service {
             rdma,
             admin: None,
             domains: Vec::new(),
+            access_log: None,
         })
     }
 
@@ -146,6 +152,7 @@ impl Service {
             rdma,
             admin,
             domains,
+            access_log,
         } = parts;
         let mut config = S3Config::default();
         config.xml_max_body_size = MAX_DOCUMENT;
@@ -165,6 +172,7 @@ impl Service {
             rdma: rdma.clone(),
             authority: authority.clone(),
             hosts: Hosts::new(&domains),
+            access_log,
         };
         let mut builder = S3ServiceBuilder::new(front.clone());
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
@@ -198,7 +206,10 @@ impl Service {
     /// # Errors
     /// When no answer can be made; the connection is closed then.
     pub async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
-        let answer = self.answer_nameless(request).await?;
+        let answer = match Watched::of(&self.front, &request) {
+            None => self.answer_nameless(request).await?,
+            Some(watched) => watched.answer(self.answer_nameless(request)).await?,
+        };
         Ok(self.named_by(answer))
     }
 
@@ -208,14 +219,21 @@ impl Service {
         peer: &Arc<Peer>,
         request: &Request<Incoming>,
     ) -> Result<HttpResponse, HttpError> {
-        let begun = Instant::now();
-        let answered = bound::answer(&self.front, peer, request).await;
-        let answer = match answered {
-            Ok(answer) => answer,
-            Err(refusal) => as_response(refusal)?,
+        let work = async {
+            let begun = Instant::now();
+            let answered = bound::answer(&self.front, peer, request).await;
+            let answer = match answered {
+                Ok(answer) => answer,
+                Err(refusal) => as_response(refusal)?,
+            };
+            self.metrics
+                .request("GetObject", answer.status(), begun.elapsed());
+            Ok(answer)
         };
-        self.metrics
-            .request("GetObject", answer.status(), begun.elapsed());
+        let answer = match Watched::of(&self.front, request) {
+            None => work.await?,
+            Some(watched) => watched.answer(work).await?,
+        };
         Ok(self.named_by(answer))
     }
 

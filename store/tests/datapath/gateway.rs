@@ -111,7 +111,7 @@ fn identity() -> Credentials {
     Credentials::new(GATE, GATE_SECRET)
 }
 
-async fn start() -> (Fabric, Node, Gateway) {
+pub async fn start() -> (Fabric, Node, Gateway) {
     start_on(Fabric::of_this_run()).await
 }
 

@@ -11,6 +11,7 @@ use penstock_rdma::{
 use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
+    access_log::AccessLog,
     admin::Admin,
     engine::Engine,
     local::Local,
@@ -73,7 +74,8 @@ pub struct Node {
     registry: Registry,
     stop: CancellationToken,
     served: JoinHandle<()>,
-    engine: Arc<Local>,
+    pub engine: Arc<Local>,
+    pub log: AccessLog,
     pub folder: Arc<tempfile::TempDir>,
 }
 
@@ -137,6 +139,9 @@ impl Node {
         let master = MasterKey::load(None, folder.path()).unwrap();
         engine.encrypt_with(&master);
         let ring = KeyRing::open(&master, Arc::clone(&engine) as _).await.unwrap();
+        let log = AccessLog::open(Arc::clone(&engine) as _, metrics.clone())
+            .await
+            .unwrap();
         let door = Service::of(Parts {
             engine: Arc::clone(&engine) as _,
             root: Credentials::new(ACCESS, SECRET),
@@ -145,6 +150,7 @@ impl Node {
             rdma: rdma.clone(),
             admin: Some(Admin::new(Arc::new(ring), Local::clone(&engine))),
             domains: Vec::new(),
+            access_log: Some(log.clone()),
         });
         let server = Server::bind(address, None, door, metrics, 1024).await.unwrap();
         let endpoint = format!("http://{}", server.address().unwrap());
@@ -156,6 +162,7 @@ impl Node {
             served: tokio::spawn(server.run(stop.clone())),
             stop,
             engine,
+            log,
             folder,
         }
     }

@@ -4,6 +4,7 @@ mod content;
 mod encrypted;
 mod handed;
 mod leases;
+mod logged;
 mod socket;
 
 use crate::{
@@ -14,6 +15,7 @@ use penstock_rdma::{Client, Condition, Credentials, ObjectHeaders, Options, Poli
 use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
+    access_log::AccessLog,
     admin::Admin,
     engine::{Engine, ObjectRef, PutOptions},
     local::Local,
@@ -32,6 +34,7 @@ use tempfile::TempDir;
 pub struct Host {
     pub folder: TempDir,
     engine: Local,
+    log: AccessLog,
     pub endpoint: String,
     pub socket: PathBuf,
     registry: Registry,
@@ -64,6 +67,9 @@ impl Host {
         let master = MasterKey::load(None, folder.path()).unwrap();
         engine.encrypt_with(&master);
         let ring = KeyRing::open(&master, Arc::new(engine.clone())).await.unwrap();
+        let log = AccessLog::open(Arc::new(engine.clone()), metrics.clone())
+            .await
+            .unwrap();
         let service = Service::of(Parts {
             engine: Arc::new(engine.clone()),
             root,
@@ -72,6 +78,7 @@ impl Host {
             rdma: Rdma::off(metrics.clone()),
             admin: Some(Admin::new(Arc::new(ring), engine.clone())),
             domains: Vec::new(),
+            access_log: Some(log.clone()),
         });
         let service = service.named(&"0123456789abcdef".repeat(2));
         let anywhere = "127.0.0.1:0".parse().unwrap();
@@ -92,6 +99,7 @@ impl Host {
         Self {
             folder,
             engine,
+            log,
             endpoint,
             socket,
             registry,
