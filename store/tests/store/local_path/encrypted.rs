@@ -28,8 +28,12 @@ async fn what_is_encrypted_is_not_lent_and_its_bytes_are_right() {
             .unwrap();
         let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &content);
         assert_eq!(written.crc64nvme, Some(crc));
+        // What was replaced may go in between.
         for path in files(&host.folder.path().join("data").join("data")) {
-            assert!(std::fs::read(path).unwrap() != content, "it is encrypted");
+            assert!(
+                std::fs::read(path).unwrap_or_default() != content,
+                "it is encrypted"
+            );
         }
         // On a connection that was signed for, too.
         for _ in 0..3 {
