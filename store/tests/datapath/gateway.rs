@@ -111,7 +111,7 @@ fn identity() -> Credentials {
     Credentials::new(GATE, GATE_SECRET)
 }
 
-pub async fn start() -> (Fabric, Node, Gateway) {
+async fn start() -> (Fabric, Node, Gateway) {
     start_on(Fabric::of_this_run()).await
 }
 

@@ -6,7 +6,6 @@
 // Everything here is test code; clippy.toml allows these only inside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod access_log;
 mod faults;
 mod gateway;
 mod gpu;

@@ -11,7 +11,6 @@ use penstock_rdma::{
 use penstock_service::CancellationToken;
 use penstock_store::{
     access::{KeyRing, MasterKey},
-    access_log::AccessLog,
     admin::Admin,
     local::Local,
     metrics::Metrics,
@@ -73,8 +72,7 @@ pub struct Node {
     registry: Registry,
     stop: CancellationToken,
     served: JoinHandle<()>,
-    pub engine: Arc<Local>,
-    pub log: AccessLog,
+    engine: Arc<Local>,
     pub folder: Arc<tempfile::TempDir>,
 }
 
@@ -126,9 +124,6 @@ impl Node {
         let rdma = rdma.with_gateway(Credentials::new(GATE, GATE_SECRET));
         let master = MasterKey::load(None, folder.path()).unwrap();
         let ring = KeyRing::open(&master, Arc::clone(&engine) as _).await.unwrap();
-        let log = AccessLog::open(Arc::clone(&engine) as _, metrics.clone())
-            .await
-            .unwrap();
         let door = Service::of(Parts {
             engine: Arc::clone(&engine) as _,
             root: Credentials::new(ACCESS, SECRET),
@@ -137,7 +132,7 @@ impl Node {
             rdma: rdma.clone(),
             admin: Some(Admin::new(Arc::new(ring), Local::clone(&engine))),
             domains: Vec::new(),
-            access_log: Some(log.clone()),
+            access_log: None,
         });
         let server = Server::bind(address, None, door, metrics, 1024).await.unwrap();
         let endpoint = format!("http://{}", server.address().unwrap());
@@ -149,7 +144,6 @@ impl Node {
             served: tokio::spawn(server.run(stop.clone())),
             stop,
             engine,
-            log,
             folder,
         }
     }
