@@ -1,8 +1,8 @@
 //! Who asked for what, of buckets that want to know: the lines of AWS ("Amazon S3 server access log format"), collected in memory and
 //! written as objects into a bucket every few minutes.
 //!
-//! Best effort, as AWS's: lines wait in bounded memory, and those that a crash or a full memory takes are lost. A bucket that keeps
-//! no log costs a request one look at a flag.
+//! Best effort, as AWS's: lines wait in bounded memory, and those that a crash or a full memory takes are lost. While no bucket
+//! keeps a log, a request costs one look at a flag.
 
 mod line;
 
@@ -10,18 +10,20 @@ pub(crate) use line::{Entry, Facts};
 
 use crate::{
     access::{ACCOUNT, Principal},
-    engine::{Engine, Error, Headers, ObjectRef, PutOptions, Result},
+    engine::{Encryption, Engine, Error, Headers, ObjectRef, PutOptions, Result},
     metrics::Metrics,
+    s3::encrypts_by_default,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use http::StatusCode;
 use penstock_service::CancellationToken;
 use s3s::{
+    S3Error,
     dto::BucketLoggingStatus,
     xml::{Deserialize, Deserializer},
 };
 use std::{
-    cell::RefCell,
     collections::HashMap,
     mem,
     sync::{
@@ -37,6 +39,8 @@ use tokio::sync::Notify;
 pub(crate) const DOCUMENT: &str = "logging";
 /// Lines that wait for delivery, in all. What comes beyond is dropped, and counted.
 const MOST_WAITING: usize = 32 << 20;
+/// Lines for one place that wait, so that one that cannot be written to leaves room for others.
+const MOST_OF_ONE: usize = 8 << 20;
 /// Lines for one place that are delivered before their time.
 const LARGE: usize = 4 << 20;
 
@@ -49,22 +53,63 @@ struct Place {
 
 #[derive(Default)]
 struct Waiting {
-    lines: HashMap<Place, Vec<u8>>,
+    lines: HashMap<Place, Lines>,
+    /// Of all places.
     bytes: usize,
+}
+
+/// The lines for one place.
+#[derive(Default)]
+struct Lines {
+    text: Vec<u8>,
+    /// Bytes of those that are being delivered, which may come back.
+    under_way: usize,
 }
 
 impl Waiting {
     /// Whether there was room.
     fn add(&mut self, place: &Place, line: &[u8]) -> bool {
-        if self.bytes + line.len() > MOST_WAITING {
+        let of_place = self.lines.get(place);
+        let of_place = of_place.map_or(0, |lines| lines.text.len() + lines.under_way);
+        if self.bytes + line.len() > MOST_WAITING || of_place + line.len() > MOST_OF_ONE {
             return false;
         }
         self.bytes += line.len();
         match self.lines.get_mut(place) {
-            Some(lines) => lines.extend_from_slice(line),
-            None => drop(self.lines.insert(place.clone(), line.to_vec())),
+            Some(lines) => lines.text.extend_from_slice(line),
+            None => {
+                let lines = Lines {
+                    text: line.to_vec(),
+                    under_way: 0,
+                };
+                self.lines.insert(place.clone(), lines);
+            }
         }
         true
+    }
+
+    /// All that is there, for delivery.
+    fn take(&mut self) -> Vec<(Place, Bytes)> {
+        let places = self.lines.iter_mut().map(|(place, lines)| {
+            lines.under_way = lines.text.len();
+            (place.clone(), Bytes::from(mem::take(&mut lines.text)))
+        });
+        places.collect()
+    }
+
+    /// What was taken for a place is gone, or comes back.
+    fn settle(&mut self, place: &Place, back: Option<&[u8]>) {
+        let Some(lines) = self.lines.get_mut(place) else {
+            return;
+        };
+        match back {
+            Some(before) => drop(lines.text.splice(..0, before.iter().copied())),
+            None => self.bytes -= lines.under_way,
+        }
+        lines.under_way = 0;
+        if lines.text.is_empty() {
+            self.lines.remove(place);
+        }
     }
 }
 
@@ -81,6 +126,8 @@ struct Inner {
     /// Held while a bucket's document is read and acted on, so that the last one holds.
     reading: tokio::sync::Mutex<()>,
     waiting: Mutex<Waiting>,
+    /// One delivery at a time, so that the last one finds all that there is.
+    delivering: tokio::sync::Mutex<()>,
     large: Notify,
 }
 
@@ -98,6 +145,7 @@ impl AccessLog {
             places: RwLock::default(),
             reading: tokio::sync::Mutex::default(),
             waiting: Mutex::default(),
+            delivering: tokio::sync::Mutex::default(),
             large: Notify::new(),
         }));
         for bucket in buckets {
@@ -145,48 +193,47 @@ impl AccessLog {
         };
         let mut waiting = self.waiting();
         if !waiting.add(place, line.as_bytes()) {
-            self.0.metrics.access_log_dropped(1);
-        }
-        if waiting.lines.get(place).is_some_and(|lines| lines.len() >= LARGE) {
+            self.0.metrics.access_log_dropped(count(line.as_bytes()));
+        } else if waiting.lines.get(place).is_some_and(|lines| lines.text.len() >= LARGE) {
             self.0.large.notify_one();
         }
     }
 
     /// Delivers until it is stopped, with so much time between, or when there is much.
     pub async fn run(self, every: Duration, stop: CancellationToken) {
+        let mut all = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                () = self.0.large.notified() => {}
+                // What cannot be written would be tried again with every line.
+                () = self.0.large.notified(), if all => {}
             }
-            self.deliver().await;
+            all = self.deliver().await;
         }
     }
 
-    /// Writes all lines that wait. Those that cannot be written now wait on, if there is room.
-    pub async fn deliver(&self) {
-        let waiting = mem::take(&mut *self.waiting());
-        for (place, lines) in waiting.lines {
-            let lines = Bytes::from(lines);
+    /// Writes all lines that wait, and returns whether that was done. Those that cannot be written now wait on.
+    pub async fn deliver(&self) -> bool {
+        let _alone = self.0.delivering.lock().await;
+        let waiting = self.waiting().take();
+        let mut all = true;
+        for (place, lines) in waiting {
             let Err(error) = self.put(&place, lines.clone()).await else {
+                self.waiting().settle(&place, None);
                 continue;
             };
-            let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-            let has_place = !matches!(error, Error::NoSuchBucket(_));
-            let kept = has_place && self.waiting().add(&place, &lines);
+            let kept = !matches!(error, Error::NoSuchBucket(_));
+            all &= !kept;
+            self.waiting().settle(&place, kept.then_some(&lines));
+            let lines = count(&lines);
             if !kept {
-                self.0.metrics.access_log_dropped(count);
+                self.0.metrics.access_log_dropped(lines);
             }
             let (bucket, cause) = (&place.bucket, penstock_service::chain(&error));
-            tracing::warn!(
-                bucket,
-                lines = count,
-                kept,
-                cause,
-                "an access log could not be delivered"
-            );
+            tracing::warn!(bucket, lines, kept, cause, "an access log could not be delivered");
         }
+        all
     }
 
     async fn put(&self, place: &Place, lines: Bytes) -> Result<()> {
@@ -203,6 +250,9 @@ impl AccessLog {
                 ..Headers::default()
             },
             size: Some(lines.len() as u64),
+            encryption: encrypts_by_default(&*self.0.engine, &place.bucket)
+                .await
+                .then_some(Encryption::Server),
             ..PutOptions::default()
         };
         let body = stream::once(async move { Ok(lines) }).boxed();
@@ -213,6 +263,11 @@ impl AccessLog {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many lines there are.
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn read(bucket: &str, document: &[u8]) -> Option<Place> {
@@ -233,30 +288,40 @@ fn read(bucket: &str, document: &[u8]) -> Option<Place> {
 pub(crate) struct Noted {
     /// Who asked, as AWS writes it.
     pub requester: Option<String>,
-    /// What DeleteObjects did: keys, versions, and codes of errors.
-    pub deleted: Vec<(String, Option<String>, Option<String>)>,
+    /// What DeleteObjects did.
+    pub deleted: Vec<BatchDeleted>,
 }
+
+/// What became of one of the keys of a multi-object delete.
+#[derive(Debug)]
+pub(crate) struct BatchDeleted {
+    pub key: String,
+    pub version: Option<String>,
+    /// Why not.
+    pub refused: Option<(StatusCode, String)>,
+}
+
+/// Notes of a request, also for who is there when it is given up.
+pub(crate) type Notes = Arc<Mutex<Noted>>;
 
 tokio::task_local! {
-    static NOTED: RefCell<Noted>;
+    static NOTES: Notes;
 }
 
-/// Does something, and tells what was noted meanwhile.
-pub(crate) async fn noting<T>(work: impl Future<Output = T>) -> (T, Noted) {
-    let noted = RefCell::new(Noted::default());
-    NOTED
-        .scope(noted, async {
-            let done = work.await;
-            (done, NOTED.with(RefCell::take))
-        })
-        .await
+/// Does something whose inside may note what it knows.
+pub(crate) async fn noting<T>(notes: &Notes, work: impl Future<Output = T>) -> T {
+    NOTES.scope(Arc::clone(notes), work).await
+}
+
+fn note(what: impl FnOnce(&mut Noted)) {
+    // Without a scope the bucket keeps no log.
+    let _unscoped = NOTES.try_with(|notes| what(&mut notes.lock().unwrap_or_else(PoisonError::into_inner)));
 }
 
 /// Says who asks, once that is proven.
 pub(crate) fn note_requester(principal: &Principal) {
-    // Without a scope the bucket keeps no log.
-    let _unscoped = NOTED.try_with(|noted| {
-        noted.borrow_mut().requester = match principal {
+    note(|noted| {
+        noted.requester = match principal {
             Principal::Anonymous => None,
             Principal::Key(key) => Some(format!("arn:aws:iam::{ACCOUNT}:user/{}", key.name)),
             Principal::Root | Principal::Gateway => Some(ACCOUNT.to_owned()),
@@ -265,11 +330,14 @@ pub(crate) fn note_requester(principal: &Principal) {
 }
 
 /// Says what became of one of the keys of a multi-object delete.
-pub(crate) fn note_deleted(key: &str, version: Option<&str>, code: Option<&str>) {
-    let _unscoped = NOTED.try_with(|noted| {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        let deleted = (key.to_owned(), owned(version), owned(code));
-        noted.borrow_mut().deleted.push(deleted);
+pub(crate) fn note_deleted(key: &str, version: Option<&str>, error: Option<&S3Error>) {
+    note(|noted| {
+        let status = |error: &S3Error| error.status_code().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        noted.deleted.push(BatchDeleted {
+            key: key.to_owned(),
+            version: version.map(str::to_owned),
+            refused: error.map(|error| (status(error), error.code().as_str().to_owned())),
+        });
     });
 }
 
@@ -284,11 +352,37 @@ mod tests {
             prefix: prefix.into(),
         };
         let mut waiting = Waiting::default();
-        let line = vec![b'x'; MOST_WAITING / 2];
-        assert!(waiting.add(&place("a"), &line));
-        assert!(waiting.add(&place("b"), &line));
+        let line = vec![b'x'; MOST_OF_ONE];
+        for prefix in ["a", "b", "c", "d"] {
+            assert!(waiting.add(&place(prefix), &line));
+            assert!(!waiting.add(&place(prefix), b"x"), "one place has its share");
+        }
+        assert!(!waiting.add(&place("e"), b"x"), "all have theirs");
+        // What is being delivered counts until it is known to be gone.
+        let taken = waiting.take();
+        assert_eq!(taken.len(), 4);
         assert!(!waiting.add(&place("a"), b"x"));
-        assert!(!waiting.add(&place("c"), b"x"));
-        assert_eq!(waiting.lines.len(), 2);
+        waiting.settle(&place("a"), None);
+        waiting.settle(&place("b"), Some(&line));
+        assert!(waiting.add(&place("a"), b"new\n") && !waiting.add(&place("b"), b"x"));
+        assert_eq!(waiting.bytes, 3 * MOST_OF_ONE + 4);
+        assert_eq!(waiting.lines[&place("b")].text.len(), MOST_OF_ONE);
+    }
+
+    #[test]
+    fn what_comes_back_is_before_what_came_meanwhile() {
+        let place = Place {
+            bucket: "b".into(),
+            prefix: String::new(),
+        };
+        let mut waiting = Waiting::default();
+        assert!(waiting.add(&place, b"1\n"));
+        let taken = waiting.take();
+        assert!(waiting.add(&place, b"2\n"));
+        waiting.settle(&place, Some(&taken[0].1));
+        assert_eq!(waiting.lines[&place].text, b"1\n2\n");
+        assert_eq!(waiting.take()[0].1, &b"1\n2\n"[..]);
+        waiting.settle(&place, None);
+        assert!(waiting.lines.is_empty() && waiting.bytes == 0);
     }
 }

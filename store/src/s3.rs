@@ -48,7 +48,7 @@ pub use service::{Parts, Service};
 use crate::{
     access::Authority,
     access_log::{self, AccessLog},
-    engine::{self, Engine},
+    engine::Engine,
     metrics::Metrics,
     rdma::Rdma,
 };
@@ -77,7 +77,7 @@ impl Front {
             let kept = front.engine.set_document(&bucket, name, document).await;
             front.authority.forget(&bucket);
             if name == access_log::DOCUMENT {
-                front.look_at_log(&bucket).await?;
+                front.look_at_log(&bucket).await;
             }
             kept
         });
@@ -85,10 +85,12 @@ impl Front {
     }
 
     /// Whether a bucket keeps an access log may have changed.
-    async fn look_at_log(&self, bucket: &str) -> engine::Result<()> {
-        match &self.access_log {
-            Some(log) => log.look(bucket).await,
-            None => Ok(()),
+    async fn look_at_log(&self, bucket: &str) {
+        if let Some(log) = &self.access_log
+            && let Err(error) = log.look(bucket).await
+        {
+            let cause = penstock_service::chain(&error);
+            tracing::error!(bucket, cause, "the bucket's access log stays as it was: its document cannot be read");
         }
     }
 }

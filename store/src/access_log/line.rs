@@ -83,7 +83,11 @@ impl Entry {
             request: format!("{} {uri} HTTP/1.1", request.method()),
             version: value_of(query, "versionId").map(|version| word(&version)),
             sent_length: handed.or(number(length)).filter(|_| is_write),
-            referer: text(header::REFERER),
+            referer: text(header::REFERER).map(|page| match page.split_once('?') {
+                // A page that was opened by a presigned URL.
+                Some((page, query)) => format!("{page}?{}", without_secrets(query)),
+                None => page,
+            }),
             agent: text(header::USER_AGENT),
             signature: signature(query, headers),
             host: text(header::HOST).map(|host| word(&host)),
@@ -101,24 +105,21 @@ impl Entry {
             facts,
             size,
         );
-        for (key, version, code) in &noted.deleted {
-            let each = Facts {
-                status: if code.is_some() {
-                    StatusCode::FORBIDDEN
-                } else {
-                    StatusCode::NO_CONTENT
-                },
-                code: code.clone(),
+        for each in &noted.deleted {
+            let refused = each.refused.clone();
+            let facts = Facts {
+                status: refused.as_ref().map_or(StatusCode::NO_CONTENT, |(status, _)| *status),
+                code: refused.map(|(_, code)| code),
                 ..Facts::default()
             };
-            let version = version.as_deref().map(word);
-            let key = utf8_percent_encode(key, WORD).to_string();
+            let version = each.version.as_deref().map(word);
+            let key = utf8_percent_encode(&each.key, WORD).to_string();
             lines += &self.line(
                 noted,
                 "BATCH.DELETE.OBJECT",
                 Some(&key),
                 version.as_deref(),
-                &each,
+                &facts,
                 None,
             );
         }
@@ -213,7 +214,8 @@ fn value_of(query: &str, name: &str) -> Option<String> {
 fn without_secrets(query: &str) -> String {
     let kept = pairs(query).map(|(name, pair)| {
         let name = name.to_ascii_lowercase();
-        let is_secret = SECRET.contains(&name.as_str()) || name.starts_with("x-amz-rdma-");
+        let is_secret =
+            SECRET.contains(&name.as_str()) || name.starts_with("x-amz-rdma-") || name.ends_with("-customer-key");
         match pair.split_once('=') {
             Some((name, _)) if is_secret => format!("{name}=-"),
             _ => pair.to_owned(),
@@ -291,6 +293,7 @@ fn operation(method: &Method, query: &str, on_object: bool, headers: &HeaderMap)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::BatchDeleted;
 
     fn entry(method: &str, uri: &str, headers: &[(&str, &str)]) -> Entry {
         let mut request = Request::builder().method(method).uri(uri);
@@ -390,6 +393,15 @@ mod tests {
     }
 
     #[test]
+    fn neither_keys_nor_pages_tell_secrets() {
+        let uri = "/b/k?X-Amz-Server-Side-Encryption-Customer-Key=c2VjcmV0";
+        let headers = [("referer", "http://page/k?X-Amz-Signature=c2VjcmV0&x=y")];
+        let line = entry("GET", uri, &headers).lines(&Noted::default(), &Facts::default());
+        assert!(!line.contains("c2VjcmV0"), "{line}");
+        assert!(line.contains("Customer-Key=- HTTP/1.1") && line.contains("\"http://page/k?X-Amz-Signature=-&x=y\""));
+    }
+
+    #[test]
     fn a_client_writes_no_line_of_its_own() {
         let forged = "x\" 200 - - -\u{b}fake";
         let mut request = Request::get("/b/k").body(()).unwrap();
@@ -397,7 +409,11 @@ mod tests {
         request.headers_mut().insert(header::USER_AGENT, value);
         let noted = Noted {
             requester: Some("arn:aws:iam::penstock:user/a b\n\"c".into()),
-            deleted: vec![("k\n1 \"x".into(), Some("v\n".into()), None)],
+            deleted: vec![BatchDeleted {
+                key: "k\n1 \"x".into(),
+                version: Some("v\n".into()),
+                refused: Some((StatusCode::PRECONDITION_FAILED, "PreconditionFailed".into())),
+            }],
         };
         let lines = Entry::of(&request, "b".into(), "/b/k").lines(&noted, &Facts::default());
         assert_eq!(lines.lines().count(), 2);

@@ -64,7 +64,7 @@ pub(super) async fn delete_bucket(
     let deleted = to_its_end(async move {
         let deleted = front.engine.delete_bucket(&bucket).await;
         front.authority.forget(&bucket);
-        front.look_at_log(&bucket).await?;
+        front.look_at_log(&bucket).await;
         deleted
     });
     deleted.await?.map_err(error::answer)?;

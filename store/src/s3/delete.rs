@@ -112,8 +112,7 @@ pub(super) async fn delete_objects(
         .await;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for (key, version_id, outcome) in outcomes {
-        let code = outcome.as_ref().err().map(|error| error.code().as_str());
-        note_deleted(&key, version_id.as_deref(), code);
+        note_deleted(&key, version_id.as_deref(), outcome.as_ref().err());
         match outcome {
             Ok(_) if quiet => {}
             Ok(done) => deleted.push(DeletedObject {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     access::Demand,
-    access_log::{self, AccessLog, DOCUMENT, Entry, Facts, Noted},
+    access_log::{self, AccessLog, DOCUMENT, Entry, Facts, Notes},
     engine::Error,
 };
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use s3s::{
 };
 use std::{
     pin::Pin,
+    sync::PoisonError,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ const LOGGING: Document<BucketLoggingStatus> = Document::new(
     ("NoSuchLoggingConfiguration", "The bucket keeps no access log"),
 );
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+/// The status of a request whose client went away before there was an answer, as nginx tells it.
+const GIVEN_UP: u16 = 499;
 /// An error's code is in the beginning of its document.
 const BEGINNING: usize = 512;
 
@@ -134,28 +137,31 @@ impl Watched {
         self,
         work: impl Future<Output = Result<HttpResponse, HttpError>>,
     ) -> Result<HttpResponse, HttpError> {
-        let (answered, noted) = access_log::noting(work).await;
-        let turn_around = self.begun.elapsed();
-        let mut response = answered?;
-        if let Ok(id) = HeaderValue::from_str(&self.entry.id) {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
-        let headers = response.headers();
-        let line = Line {
-            beside: if self.is_get { beside(headers) } else { 0 },
-            promised: if self.is_get {
-                number(headers, &protocol::header::TOTAL)
-            } else {
-                None
-            },
-            size: size(headers, self.is_get || self.is_head).filter(|_| response.status().is_success()),
-            status: response.status(),
-            turn_around,
-            noted,
+        // It is there before the answer: who hangs up is logged too.
+        let mut line = Line {
+            notes: Notes::default(),
+            status: StatusCode::from_u16(GIVEN_UP).unwrap_or(StatusCode::REQUEST_TIMEOUT),
+            turn_around: Duration::ZERO,
+            size: None,
+            beside: 0,
+            promised: None,
             sent: 0,
             beginning: Vec::new(),
             of: self,
         };
+        let answered = access_log::noting(&line.notes, work).await;
+        line.turn_around = line.of.begun.elapsed();
+        let mut response = answered.inspect_err(|_| line.status = StatusCode::INTERNAL_SERVER_ERROR)?;
+        if let Ok(id) = HeaderValue::from_str(&line.of.entry.id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let headers = response.headers();
+        line.status = response.status();
+        if line.of.is_get {
+            line.beside = beside(headers);
+            line.promised = number(headers, &protocol::header::TOTAL);
+        }
+        line.size = size(headers, line.of.is_get || line.of.is_head).filter(|_| line.status.is_success());
         Ok(response.map(|body| Body::http_body_unsync(Logged { body, line })))
     }
 }
@@ -197,7 +203,7 @@ fn size(headers: &HeaderMap, reads: bool) -> Option<u64> {
 /// A line that is written when the answer's body goes away.
 struct Line {
     of: Watched,
-    noted: Noted,
+    notes: Notes,
     status: StatusCode,
     turn_around: Duration,
     size: Option<u64>,
@@ -241,7 +247,8 @@ impl Drop for Line {
             total: begun.elapsed(),
             turn_around: self.turn_around,
         };
-        log.write(&entry.bucket, &entry.lines(&self.noted, &facts));
+        let noted = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        log.write(&entry.bucket, &entry.lines(&noted, &facts));
     }
 }
 

@@ -380,13 +380,14 @@ fn refuse(hosts: &Hosts, request: &Request<Incoming>) -> Option<S3Error> {
             "Bucket POST must be of the enclosure-type multipart/form-data",
         ));
     }
+    let query = request.uri().query().unwrap_or_default();
+    let names: Vec<_> = query
+        .split('&')
+        .map(|pair| percent_decode_str(pair.split('=').next().unwrap_or(pair)).decode_utf8_lossy())
+        .collect();
+    let in_query = |wanted: &str| names.iter().any(|name| name == wanted);
     // s3s believes the signature in the query then, and the list of signed headers in the other one would be believed of it.
-    let is_presigned = request.uri().query().is_some_and(|query| {
-        let mut names = query
-            .split('&')
-            .map(|pair| pair.split('=').next().unwrap_or(pair));
-        names.any(|name| percent_decode_str(name).eq(b"X-Amz-Signature".iter().copied()))
-    });
+    let is_presigned = in_query("X-Amz-Signature");
     if is_presigned && request.headers().contains_key(header::AUTHORIZATION) {
         return Some(S3Error::with_message(
             S3ErrorCode::InvalidArgument,
@@ -394,19 +395,21 @@ fn refuse(hosts: &Hosts, request: &Request<Incoming>) -> Option<S3Error> {
         ));
     }
     // Signature Version 2 rests on SHA-1.
-    let in_query = request.uri().query().is_some_and(|query| {
-        let mut names = query
-            .split('&')
-            .map(|pair| pair.split('=').next().unwrap_or(pair));
-        names.any(|name| {
-            let name = percent_decode_str(name);
-            name.clone().eq(b"AWSAccessKeyId".iter().copied()) || name.eq(b"Signature".iter().copied())
-        })
-    });
-    if in_query || header(header::AUTHORIZATION).is_some_and(|value| value.starts_with("AWS ")) {
+    let is_v2 = in_query("AWSAccessKeyId") || in_query("Signature");
+    if is_v2 || header(header::AUTHORIZATION).is_some_and(|value| value.starts_with("AWS ")) {
         return Some(S3Error::with_message(
             S3ErrorCode::InvalidRequest,
             "Signature Version 2 is not supported; please use AWS4-HMAC-SHA256.",
+        ));
+    }
+    // It would be left undone.
+    if names
+        .iter()
+        .any(|name| name.to_ascii_lowercase().contains("server-side-encryption"))
+    {
+        return Some(S3Error::with_message(
+            S3ErrorCode::InvalidArgument,
+            "Encryption is asked for in headers, and not in the query: sign the header and send it.",
         ));
     }
     None

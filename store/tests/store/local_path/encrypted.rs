@@ -53,6 +53,7 @@ async fn what_is_encrypted_is_not_lent_and_its_bytes_are_right() {
                 .is_none()
         );
     }
-    assert_eq!(host.metric("lent_bytes_held"), 0);
+    assert_eq!(host.metric("lent_held_bytes"), 0);
+    assert!(host.metric("lent_refused_total{reason=\"encrypted\"}") > 0);
     host.stop().await;
 }
