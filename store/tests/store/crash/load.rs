@@ -192,8 +192,11 @@ impl Writer {
     /// What is read is what was acknowledged, also while the disk refuses what is written.
     async fn read(&mut self, key: &str) -> Result<(), String> {
         let fate = self.fates.get(key).cloned().unwrap_or_default();
-        let may_fail = self.signals.index_failing.load(Ordering::SeqCst);
-        match read(&self.client, "bucket", key).await {
+        let index_failing = || self.signals.index_failing.load(Ordering::SeqCst);
+        let began_failing = index_failing();
+        let found = read(&self.client, "bucket", key).await;
+        let may_fail = began_failing || index_failing();
+        match found {
             Ok(found) => match holds(&fate, found.as_deref()) {
                 Ok(_) => Ok(()),
                 Err(cause) => Err(format!("{key}: {cause}")),
