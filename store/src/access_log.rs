@@ -194,7 +194,11 @@ impl AccessLog {
         let mut waiting = self.waiting();
         if !waiting.add(place, line.as_bytes()) {
             self.0.metrics.access_log_dropped(count(line.as_bytes()));
-        } else if waiting.lines.get(place).is_some_and(|lines| lines.text.len() >= LARGE) {
+        } else if waiting
+            .lines
+            .get(place)
+            .is_some_and(|lines| lines.text.len() >= LARGE)
+        {
             self.0.large.notify_one();
         }
     }

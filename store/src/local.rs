@@ -397,10 +397,8 @@ where
 
 /// A failure of the file system: a full disk is told from others.
 fn storage_error(error: std::io::Error, what: &str, doing: &'static str) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            Error::NoSpace(what.to_owned())
-        }
-        _ => internal(doing)(error),
+    match index::is_full(&error) {
+        true => Error::NoSpace(what.to_owned()),
+        false => internal(doing)(error),
     }
 }

@@ -90,7 +90,11 @@ impl Front {
             && let Err(error) = log.look(bucket).await
         {
             let cause = penstock_service::chain(&error);
-            tracing::error!(bucket, cause, "the bucket's access log stays as it was: its document cannot be read");
+            tracing::error!(
+                bucket,
+                cause,
+                "the bucket's access log stays as it was: its document cannot be read"
+            );
         }
     }
 }

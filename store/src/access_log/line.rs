@@ -108,7 +108,9 @@ impl Entry {
         for each in &noted.deleted {
             let refused = each.refused.clone();
             let facts = Facts {
-                status: refused.as_ref().map_or(StatusCode::NO_CONTENT, |(status, _)| *status),
+                status: refused
+                    .as_ref()
+                    .map_or(StatusCode::NO_CONTENT, |(status, _)| *status),
                 code: refused.map(|(_, code)| code),
                 ..Facts::default()
             };
@@ -214,8 +216,9 @@ fn value_of(query: &str, name: &str) -> Option<String> {
 fn without_secrets(query: &str) -> String {
     let kept = pairs(query).map(|(name, pair)| {
         let name = name.to_ascii_lowercase();
-        let is_secret =
-            SECRET.contains(&name.as_str()) || name.starts_with("x-amz-rdma-") || name.ends_with("-customer-key");
+        let is_secret = SECRET.contains(&name.as_str())
+            || name.starts_with("x-amz-rdma-")
+            || name.ends_with("-customer-key");
         match pair.split_once('=') {
             Some((name, _)) if is_secret => format!("{name}=-"),
             _ => pair.to_owned(),
@@ -398,7 +401,10 @@ mod tests {
         let headers = [("referer", "http://page/k?X-Amz-Signature=c2VjcmV0&x=y")];
         let line = entry("GET", uri, &headers).lines(&Noted::default(), &Facts::default());
         assert!(!line.contains("c2VjcmV0"), "{line}");
-        assert!(line.contains("Customer-Key=- HTTP/1.1") && line.contains("\"http://page/k?X-Amz-Signature=-&x=y\""));
+        assert!(
+            line.contains("Customer-Key=- HTTP/1.1")
+                && line.contains("\"http://page/k?X-Amz-Signature=-&x=y\"")
+        );
     }
 
     #[test]

@@ -24,11 +24,18 @@ const RESERVE: u64 = 64 << 20;
 pub(super) struct Data {
     data: PathBuf,
     tmp: PathBuf,
-    slots: Vec<File>,
+    slots: Vec<Slot>,
     made: AtomicU32,
     use_: Mutex<Use>,
     pub(super) loans: Loans,
     swept: watch::Sender<bool>,
+}
+
+struct Slot {
+    folder: File,
+    /// How often it could not be written to disk. The kernel goes on showing the names that it could not write, and the next fsync
+    /// succeeds without them (fsync(2), "Notes"), so that a name from before the last failure must not be relied on.
+    failures: AtomicU32,
 }
 
 #[derive(Default)]
@@ -56,7 +63,10 @@ impl Data {
         for slot in 0..=u8::MAX {
             let path = data.join(format!("{slot:02x}"));
             fs::create_dir_all(&path)?;
-            slots.push(File::open(path)?);
+            slots.push(Slot {
+                folder: File::open(path)?,
+                failures: AtomicU32::new(0),
+            });
         }
         File::open(&data)?.sync_all()?;
         File::open(folder)?.sync_all()?;
@@ -98,6 +108,7 @@ impl Data {
             data: Arc::clone(self),
             id,
             path: Some(path),
+            failures: 0,
             file,
         })
     }
@@ -106,11 +117,24 @@ impl Data {
         File::open(self.path(id))
     }
 
+    /// Puts the names in a folder on disk.
     pub fn sync_slot(&self, slot: u8) -> io::Result<()> {
         match self.slots.get(usize::from(slot)) {
-            Some(folder) => folder.sync_all(),
+            Some(slot) => slot.folder.sync_all().inspect_err(|_| {
+                slot.failures.fetch_add(1, Ordering::AcqRel);
+            }),
             None => Ok(()),
         }
+    }
+
+    fn failures(&self, slot: u8) -> u32 {
+        let slot = self.slots.get(usize::from(slot));
+        slot.map_or(0, |slot| slot.failures.load(Ordering::Acquire))
+    }
+
+    /// Whether a sync of its folder failed since the file got its name, so that the name will perhaps never be on disk.
+    pub fn is_doubtful(&self, named: Named) -> bool {
+        self.failures(named.id.slot()) != named.failures
     }
 
     /// Keeps files from being removed while they are read.
@@ -181,12 +205,20 @@ pub(super) fn relative(id: FileId) -> PathBuf {
     PathBuf::from(format!("{:02x}", id.slot())).join(id.to_string())
 }
 
+/// A data file, and when it got its name, in failures of its folder.
+#[derive(Clone, Copy)]
+pub(super) struct Named {
+    pub id: FileId,
+    failures: u32,
+}
+
 /// A file being written, or written and not yet committed. It is removed with this value, unless [`NewFile::keep`].
 pub(super) struct NewFile {
     data: Arc<Data>,
     id: FileId,
     /// Where it is; `None` once it is kept.
     path: Option<PathBuf>,
+    failures: u32,
     pub file: File,
 }
 
@@ -195,8 +227,11 @@ impl NewFile {
         self.id
     }
 
-    pub fn slot(&self) -> u8 {
-        self.id.slot()
+    pub fn named(&self) -> Named {
+        Named {
+            id: self.id,
+            failures: self.failures,
+        }
     }
 
     /// Puts the bytes on disk, then the file in its place. The folder is not on disk yet ([`Data::sync_slot`]).
@@ -205,8 +240,13 @@ impl NewFile {
         // From here on the file lies among those that no row refers to; nobody must take it for garbage.
         self.data.in_use().new.insert(self.id);
         let target = self.data.path(self.id);
+        self.failures = self.data.failures(self.id.slot());
         if let Some(path) = &mut self.path {
-            fs::rename(&*path, &target)?;
+            if let Err(error) = fs::rename(&*path, &target) {
+                // A disk that fails may have done it all the same.
+                let _not_there = fs::remove_file(&target);
+                return Err(error);
+            }
             *path = target;
         }
         Ok(())

@@ -6,10 +6,13 @@ use super::rows::{
     upload_key, version_key, versions_key,
 };
 use crate::engine::{BucketInfo, ObjectInfo, ObjectRef, UploadInfo, Version, Versioning};
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 pub(super) type Bytes = &'static [u8];
@@ -46,6 +49,8 @@ pub(super) enum Fault {
     Index(#[source] Box<redb::Error>),
     #[error("a row of the index cannot be read; it was damaged, or written by another version")]
     Row(#[from] postcard::Error),
+    #[error("the index is closed, as the disk failed and it could not be opened anew since")]
+    Closed,
 }
 
 macro_rules! fault_from {
@@ -61,22 +66,33 @@ fault_from!(
     redb::TransactionError,
     redb::TableError,
     redb::StorageError,
-    redb::CommitError
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::SetDurabilityError
 );
 
 impl Fault {
     /// Whether the disk was full.
     pub fn is_full(&self) -> bool {
         let Self::Index(error) = self else { return false };
-        matches!(&**error, redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull)
+        matches!(&**error, redb::Error::Io(error) if is_full(error))
     }
+}
+
+/// Whether an error says that there is no room on the disk.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
 }
 
 pub(super) type Outcome<T> = Result<T, Fault>;
 
 /// The opened index.
 pub(super) struct Index {
-    pub database: Database,
+    /// `None` while it cannot be opened ([`Index::reopen`]).
+    database: RwLock<Option<Database>>,
     objects: AtomicU64,
     bytes: AtomicU64,
     /// Whether any bucket keeps versions, or did; else reads need not ask theirs.
@@ -86,7 +102,7 @@ pub(super) struct Index {
 impl Index {
     pub fn new(database: Database, objects: u64, bytes: u64) -> Self {
         Self {
-            database,
+            database: RwLock::new(Some(database)),
             objects: AtomicU64::new(objects),
             bytes: AtomicU64::new(bytes),
             has_versions: AtomicBool::new(false),
@@ -125,7 +141,26 @@ impl Index {
     }
 
     pub fn read(&self) -> Outcome<ReadTransaction> {
-        Ok(self.database.begin_read()?)
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.as_ref().ok_or(Fault::Closed)?.begin_read()?)
+    }
+
+    pub fn write(&self) -> Outcome<WriteTransaction> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.as_ref().ok_or(Fault::Closed)?.begin_write()?)
+    }
+
+    /// Closes the index, whose disk failed, and puts what `open` finds in its place: redb refuses everything after a failure.
+    /// Who wants to read waits meanwhile; who is reading fails.
+    pub fn reopen<E: From<Fault>>(&self, open: impl FnOnce() -> Result<Database, E>) -> Result<(), E> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // In this order: the file cannot be opened twice.
+        drop(database.take());
+        let opened = open()?;
+        let (objects, bytes) = totals_in(&opened)?;
+        self.set_totals(objects, bytes);
+        *database = Some(opened);
+        Ok(())
     }
 
     pub fn probe(&self) -> Outcome<()> {
@@ -232,6 +267,12 @@ impl Index {
     pub fn is_referenced(&self, file: FileId) -> Outcome<bool> {
         Ok(self.read()?.open_table(FILES)?.get(file.0)?.is_some())
     }
+}
+
+fn totals_in(database: &Database) -> Outcome<(u64, u64)> {
+    let meta = database.begin_read().map_err(Fault::from)?.open_table(META)?;
+    let row = |key: &str| Ok::<_, Fault>(meta.get(key)?.map_or(0, |value| value.value()));
+    Ok((row(TOTAL_OBJECTS)?, row(TOTAL_BYTES)?))
 }
 
 pub(super) fn parts_in(

@@ -7,10 +7,11 @@ use super::{
     data::Data,
     index::{
         BUCKETS, DOCUMENTS, FILES, FORMAT, FORMAT_VERSION, Fault, Index, KEYS, META, OBJECTS, PARTS,
-        TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS,
+        TOTAL_BYTES, TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS, is_full,
     },
 };
 use crate::engine::Versioning;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::Database;
 use std::{
     collections::BTreeMap,
@@ -120,7 +121,7 @@ pub(super) fn open(folder: PathBuf) -> Result<Inner, OpenError> {
     }
     let index = Arc::new(open_index(&folder, &path)?);
     let data = Arc::new(Data::open(&folder).map_err(unusable)?);
-    let committer = Committer::start(Arc::clone(&index), Arc::clone(&data)).map_err(unusable)?;
+    let committer = Committer::start(Arc::clone(&index), Arc::clone(&data), path).map_err(unusable)?;
     Ok(Inner {
         folder,
         index,
@@ -136,9 +137,8 @@ fn open_index(folder: &Path, path: &Path) -> Result<Index, OpenError> {
         path: path.to_owned(),
         source,
     };
-    let mut builder = Database::builder();
-    builder.set_cache_size(INDEX_CACHE);
-    let database = builder.create(path).map_err(|error| failed(error.into()))?;
+    settle(path).map_err(|error| failed(error.into()))?;
+    let database = builder().create(path).map_err(|error| failed(error.into()))?;
     let (format, objects, bytes) = prepare(&database).map_err(|fault| failed(fault.into()))?;
     if format > FORMAT_VERSION {
         return Err(OpenError::NewerFormat {
@@ -157,10 +157,60 @@ fn open_index(folder: &Path, path: &Path) -> Result<Index, OpenError> {
     Ok(index)
 }
 
-/// Makes the tables of a new index; returns the format and the totals.
+/// The index that is there, as it is on disk.
+pub(super) fn reopen(path: &Path) -> Result<Database, ReopenError> {
+    settle(path)?;
+    Ok(builder().open(path).map_err(Fault::from)?)
+}
+
+/// Why an index cannot be opened anew.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReopenError {
+    #[error("the index cannot be written to disk")]
+    Disk(#[from] io::Error),
+    #[error("the index cannot be opened")]
+    Index(#[from] Fault),
+}
+
+impl ReopenError {
+    /// Whether the disk was full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Disk(error) => is_full(error),
+            Self::Index(fault) => fault.is_full(),
+        }
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(INDEX_CACHE);
+    builder
+}
+
+/// Makes the kernel's memory of a file what is on disk. After a write-back that failed the kernel takes the pages for clean and goes
+/// on showing them, and the next fsync succeeds without them (fsync(2), "Notes"): what is built on them is gone with the power.
+fn settle(path: &Path) -> io::Result<()> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    file.sync_all()?;
+    Ok(posix_fadvise(
+        &file,
+        0,
+        0,
+        PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+    )?)
+}
+
+/// Makes the tables that an index lacks; returns the format and the totals. Where it lacks none nothing is written, so that a full
+/// disk can be opened, read and cleaned up.
 fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
     let transaction = database.begin_write()?;
-    let (format, objects, bytes) = {
+    let before = transaction.list_tables()?.count();
+    let (format, is_current, objects, bytes) = {
         let mut meta = transaction.open_table(META)?;
         let row =
             |key: &str| Ok::<_, Fault>(redb::ReadableTable::get(&meta, key)?.map(|value| value.value()));
@@ -173,7 +223,8 @@ fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
         if found.0.is_none_or(|format| format < FORMAT_VERSION) {
             meta.insert(FORMAT, FORMAT_VERSION)?;
         }
-        (found.0.unwrap_or(FORMAT_VERSION), found.1, found.2)
+        let is_current = found.0 == Some(FORMAT_VERSION);
+        (found.0.unwrap_or(FORMAT_VERSION), is_current, found.1, found.2)
     };
     if format > FORMAT_VERSION {
         transaction.abort()?;
@@ -188,7 +239,11 @@ fn prepare(database: &Database) -> Result<(u64, u64, u64), Fault> {
     transaction.open_table(PARTS)?;
     transaction.open_table(FILES)?;
     count_usage(&transaction, format)?;
-    transaction.commit()?;
+    if is_current && transaction.list_tables()?.count() == before {
+        transaction.abort()?;
+    } else {
+        transaction.commit()?;
+    }
     Ok((format, objects, bytes))
 }
 

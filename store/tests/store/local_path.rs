@@ -131,7 +131,10 @@ impl Host {
             .lines()
             .find_map(|line| line.strip_prefix(&format!("penstock_store_{name} ")));
         // One with labels is there once it has counted something.
-        assert!(line.is_some() || name.contains('{'), "there is no metric {name}:\n{text}");
+        assert!(
+            line.is_some() || name.contains('{'),
+            "there is no metric {name}:\n{text}"
+        );
         line.map_or(0, |value| value.parse().unwrap())
     }
 

@@ -3,6 +3,7 @@
 use penstock_rdma::{Client, Credentials, Options};
 use penstock_store::remote::Remote;
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -24,6 +25,11 @@ impl Node {
     }
 
     pub fn try_start(data: &Path, more: &[&str]) -> Option<Self> {
+        Self::start_in(data, more, Vec::new())
+    }
+
+    /// As [`Node::try_start`], with more in its environment.
+    pub fn start_in(data: &Path, more: &[&str], environment: Vec<(&str, OsString)>) -> Option<Self> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_penstock-store"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -31,6 +37,7 @@ impl Node {
             .env("PENSTOCK_ROOT_ACCESS_KEY", ACCESS)
             .env("PENSTOCK_ROOT_SECRET_KEY", SECRET)
             .env("RUST_LOG", "warn,s3s=off")
+            .envs(environment)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
