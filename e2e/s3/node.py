@@ -20,7 +20,7 @@ class Node:
 
     Clients reach it as PENSTOCK_S3_VIA says; `direct` is the storage node's own address."""
 
-    def __init__(self, *arguments, data=None, wrap=(), scheme="http"):
+    def __init__(self, *arguments, data=None, wrap=(), scheme="http", log="info"):
         self.folder = None if data else tempfile.TemporaryDirectory(prefix="penstock-s3-")
         self.data = pathlib.Path(data or self.folder.name)
         self.scheme = scheme
@@ -37,7 +37,7 @@ class Node:
             "PENSTOCK_ROOT_SECRET_KEY": SECRET,
             "PENSTOCK_LOG_FORMAT": "json",
         }
-        environment.pop("RUST_LOG", None)
+        environment["RUST_LOG"] = log
         self.log_path = pathlib.Path(tempfile.mkstemp(prefix="penstock-s3-", suffix=".log")[1])
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)

@@ -19,7 +19,8 @@ def secure(tmp_path_factory):
          # Of a server and not of a CA: a gateway before it checks it too, and more strictly than openssl does.
          "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
         check=True, capture_output=True)
-    node = Node("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"), scheme="https")
+    # All that is logged of requests, so that a test may look for secrets in it.
+    node = Node("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem"), scheme="https", log="debug")
     yield node, str(folder / "cert.pem")
     node.close()
 

@@ -159,9 +159,21 @@ async fn an_object_that_is_replaced_is_read_to_its_end_and_a_damaged_one_is_not(
     in_time(stream.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.ends_with(&content[content.len() - (50 << 20)..]));
 
+    let data = node.folder.path().join("data");
+    let all = || {
+        let mut files = Vec::new();
+        below(&data, &mut files);
+        files
+    };
+    eventually("what was replaced is gone", || all().len() == 1).await;
     put(&direct, "k", &content).await;
-    let mut files = Vec::new();
-    below(&node.folder.path().join("data"), &mut files);
+    eventually("what was replaced is gone", || {
+        let small =
+            |file: &std::path::PathBuf| std::fs::metadata(file).is_ok_and(|found| found.len() == 1000);
+        !all().iter().any(small)
+    })
+    .await;
+    let mut files = all();
     files.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
     let file = files.last().unwrap();
     let mut bytes = std::fs::read(file).unwrap();
