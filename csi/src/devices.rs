@@ -7,9 +7,13 @@
 //! ```
 //! One of the two on a node, because neither knows what the other gave away.
 
+pub mod distance;
 mod dra;
+pub mod gpu;
+pub mod inventory;
 mod metrics;
 pub mod nic;
+mod nvml;
 mod plugin;
 #[cfg(test)]
 mod recorded;

@@ -25,6 +25,8 @@ enum Role {
     Agent(agent::Args),
     /// Offer this node's RDMA NICs to pods; runs on every node.
     Devices(devices::Args),
+    /// Print this machine's RDMA NICs and GPUs, how they are, and how far apart.
+    Inventory(devices::inventory::Args),
     /// Mount one bucket here, without Kubernetes, until it is unmounted or SIGTERM.
     Mount(mount::Args),
     /// Serve S3 to clients on this machine, by the fastest way to a storage node, without Kubernetes.
@@ -41,6 +43,8 @@ enum Error {
     Agent(#[from] agent::AgentError),
     #[error(transparent)]
     Devices(#[from] devices::DevicesError),
+    #[error(transparent)]
+    Inventory(#[from] devices::inventory::InventoryError),
     #[error(transparent)]
     Mount(#[from] mount::Error),
     #[error(transparent)]
@@ -69,6 +73,7 @@ async fn run(cli: Cli) -> Result<(), Error> {
         Role::Node(args) => node::run(&cli.service, args, shutdown).await?,
         Role::Agent(args) => agent::run(&cli.service, args, shutdown).await?,
         Role::Devices(args) => devices::run(&cli.service, args, shutdown).await?,
+        Role::Inventory(args) => devices::inventory::run(args)?,
         Role::Mount(args) => mount::run(&cli.service, args, shutdown).await?,
         Role::Gateway(args) => gateway::run(&cli.service, args, shutdown).await?,
     }

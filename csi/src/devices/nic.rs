@@ -1,6 +1,6 @@
 //! What is known of an RDMA NIC.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::Ipv6Addr, path::PathBuf};
 
 /// An RDMA device of this machine: a NIC's PCI function, or a device in software (soft-RoCE, soft-iWARP).
@@ -24,13 +24,15 @@ pub struct Nic {
     pub nodes: BTreeSet<PathBuf>,
 }
 
-/// The PCI function of a NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A PCI function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pci {
     /// Its address, as `0000:04:00.0`.
     pub address: String,
     /// The root complex above it, as `pci0000:00`.
     pub root: String,
+    /// The bridges above it, by their addresses, from the root port down.
+    pub bridges: Vec<String>,
     /// Kernel driver, as `mlx5_core`.
     pub driver: Option<String>,
     /// Which kind of function it is.
@@ -38,7 +40,7 @@ pub struct Pci {
 }
 
 /// Physical and virtual functions (SR-IOV).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Function {
     /// A physical one.
     Physical,
@@ -169,6 +171,7 @@ pub(super) mod tests {
             pci: Some(Pci {
                 address: "0000:04:00.0".to_owned(),
                 root: root.to_owned(),
+                bridges: vec!["0000:00:03.0".to_owned()],
                 driver: Some("mlx5_core".to_owned()),
                 function: Function::Physical,
             }),

@@ -1,12 +1,18 @@
 //! Trees of sysfs in temporary folders, in the formats of real machines: a two-port-card ConnectX-5 with a virtual function
 //! (mlx5), and soft-RoCE as Linux 6.1 shows it. They stand in for hardware, which no test machine has.
 
+use super::gpu::Gpu;
 use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
+
+/// An H100 as NVIDIA's driver shows it, with another UUID.
+pub(super) fn gpu() -> Gpu {
+    serde_json::from_str(include_str!("recorded/h100.json")).unwrap()
+}
 
 /// A recorded sysfs, which tests may change.
 pub(super) struct Recorded {

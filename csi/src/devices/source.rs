@@ -1,6 +1,6 @@
 //! Where devices are looked for.
 
-use super::nic::Nic;
+use super::{gpu::Gpu, nic::Nic};
 use std::{io, path::PathBuf};
 
 /// Somewhere that RDMA devices are known.
@@ -10,6 +10,25 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When it cannot be known which there are.
     fn nics(&self) -> Result<Vec<Nic>, SourceError>;
+}
+
+/// Somewhere that GPUs are known.
+pub trait GpuSource: Send + Sync {
+    /// The GPUs of this machine, ordered as their driver orders them. One that was there and does not answer any more is lost, and
+    /// stays in the list.
+    ///
+    /// # Errors
+    /// When it cannot be known which there are.
+    fn gpus(&self) -> Result<Gpus, SourceError>;
+}
+
+/// The GPUs of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpus {
+    /// These.
+    Found(Vec<Gpu>),
+    /// None that anybody could use, for this reason.
+    None(String),
 }
 
 /// Why it is not known which devices there are.
@@ -22,5 +41,11 @@ pub enum SourceError {
         root: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// NVIDIA's driver.
+    #[error("cannot read GPUs from NVIDIA's driver; nvidia-smi should say more")]
+    Nvml {
+        /// Why.
+        source: nvml_wrapper::error::NvmlError,
     },
 }

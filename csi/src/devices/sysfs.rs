@@ -35,6 +35,13 @@ impl Sysfs {
         Self { root }
     }
 
+    /// The PCI function with this address, and its NUMA node where the machine says it.
+    pub(super) fn pci_function(&self, address: &str) -> Option<(Pci, Option<u32>)> {
+        let device = Folder::new(self.root.join("bus/pci/devices").join(address));
+        let place = pci(&self.root, &device).ok().flatten()?;
+        Some((place, numa_node(&device).ok().flatten()))
+    }
+
     fn class(&self, name: &str) -> Folder {
         Folder::new(self.root.join("class").join(name))
     }
@@ -70,7 +77,6 @@ impl Sysfs {
         // Without a device node of its own nobody can use it, and the connection manager's is for those who do.
         let shared = own.as_ref().and_then(|_| self.connection_manager());
         let device = folder.folder("device");
-        let numa = device.text("numa_node")?.and_then(|text| text.parse().ok());
         let mut ports = Vec::new();
         for number in missing(folder.folder("ports").entries())?.unwrap_or_default() {
             let Ok(number) = number.parse() else { continue };
@@ -84,7 +90,7 @@ impl Sysfs {
             firmware: folder.text("fw_ver")?,
             board: folder.text("board_id")?,
             pci: pci(&self.root, &device)?,
-            numa_node: numa,
+            numa_node: numa_node(&device)?,
             ports,
             nodes: [own, shared].into_iter().flatten().collect(),
         })
@@ -130,18 +136,28 @@ fn pci(root: &Path, device: &Folder) -> io::Result<Option<Pci>> {
         .to_owned();
     let parts: Vec<&str> = place.iter().filter_map(|part| part.to_str()).collect();
     // Below a subfunction (mlx5_core.sf.4) the PCI function is further up.
-    let address = parts.iter().rev().find(|part| is_address(part));
+    let above: Vec<_> = parts.iter().filter(|part| is_address(part)).collect();
+    let address = above.last();
     let complex = parts.iter().find(|part| is_root(part));
-    let (Some(address), Some(complex)) = (address, complex) else {
+    let (Some(&&address), Some(&complex)) = (address, complex) else {
         return Ok(None);
     };
     let physical = device.link_target("physfn")?;
     Ok(Some(Pci {
-        address: (*address).to_owned(),
-        root: (*complex).to_owned(),
+        address: address.to_owned(),
+        root: complex.to_owned(),
+        bridges: above[..above.len() - 1]
+            .iter()
+            .map(|bridge| (**bridge).to_owned())
+            .collect(),
         driver: device.link_target("driver")?,
         function: physical.map_or(Function::Physical, Function::Virtual),
     }))
+}
+
+/// -1 where there is one only.
+fn numa_node(device: &Folder) -> io::Result<Option<u32>> {
+    Ok(device.text("numa_node")?.and_then(|text| text.parse().ok()))
 }
 
 /// `0000:04:1f.0`.
