@@ -11,7 +11,7 @@ pub struct Gpu {
     pub index: u32,
     /// Its name for ever, as `GPU-8f3a…`.
     pub uuid: String,
-    /// As `NVIDIA H100 80GB HBM3`.
+    /// As `NVIDIA H200`.
     pub product: String,
     /// As `Hopper`, where the driver knows it.
     pub architecture: Option<String>,

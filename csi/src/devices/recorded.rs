@@ -9,9 +9,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// An H100 as NVIDIA's driver shows it, with another UUID.
+/// An H200 in a virtual machine, as driver 580.159.04 showed it to `penstock-csi inventory`, with another UUID.
 pub(super) fn gpu() -> Gpu {
-    serde_json::from_str(include_str!("recorded/h100.json")).unwrap()
+    serde_json::from_str(include_str!("recorded/h200.json")).unwrap()
 }
 
 /// A recorded sysfs, which tests may change.
