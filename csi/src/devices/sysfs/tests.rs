@@ -26,7 +26,7 @@ fn a_connectx_is_described_with_its_pci_place_port_and_addresses() {
         (pci.address.as_str(), pci.root.as_str()),
         ("0000:81:00.0", "pci0000:80")
     );
-    assert_eq!(pci.bridges, ["0000:80:03.0"]);
+    assert_eq!(pci.bridges, ["0000:80:02.0"]);
     assert_eq!(pci.driver.as_deref(), Some("mlx5_core"));
     assert_eq!(pci.function, Function::Physical);
     let [port] = &nic.ports[..] else { panic!() };
