@@ -348,7 +348,7 @@ mod tests {
         };
         let lines = entry.lines(&noted, &facts);
         let found = fields(&lines);
-        assert_eq!(found.len(), 27, "{lines}");
+        assert_eq!(found.len(), 26, "{lines}");
         assert_eq!(found[..2], ["penstock", "b"]);
         assert_eq!(found[4], "penstock");
         assert_eq!(
@@ -424,7 +424,7 @@ mod tests {
         let lines = Entry::of(&request, "b".into(), "/b/k").lines(&noted, &Facts::default());
         assert_eq!(lines.lines().count(), 2);
         for line in lines.lines() {
-            assert_eq!(fields(line).len(), 27, "{line}");
+            assert_eq!(fields(line).len(), 26, "{line}");
         }
         assert!(lines.contains("BATCH.DELETE.OBJECT k%0A1%20%22x "));
     }

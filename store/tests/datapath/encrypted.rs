@@ -13,12 +13,14 @@ fn is_on_disk(node: &Node, needle: &[u8]) -> bool {
     fn below(folder: &std::path::Path, needle: &[u8]) -> bool {
         std::fs::read_dir(folder).unwrap().any(|entry| {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => below(&path, needle),
-                false => std::fs::read(path)
-                    .unwrap()
-                    .windows(needle.len())
-                    .any(|window| window == needle),
+            if path.is_dir() {
+                return below(&path, needle);
+            }
+            match std::fs::read(path) {
+                Ok(content) => content.windows(needle.len()).any(|part| part == needle),
+                // The object that was replaced is removed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+                Err(error) => panic!("{error}"),
             }
         })
     }
