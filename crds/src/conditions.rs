@@ -33,6 +33,8 @@ pub const REASON_ROLLING_OUT: &str = "RollingOut";
 pub const REASON_NODE_FAILING: &str = "NodeFailing";
 /// A Secret lacks a key.
 pub const REASON_INCOMPLETE_SECRET: &str = "IncompleteSecret";
+/// A PersistentVolumeClaim that the spec names is not there.
+pub const REASON_NO_CLAIM: &str = "NoClaim";
 /// An object of that name exists and is not Penstock's.
 pub const REASON_NAME_TAKEN: &str = "NameTaken";
 /// The installation does not have what the spec asks for; the message says which value of the chart gives it.

@@ -84,6 +84,15 @@ pub struct StorageClusterSpec {
     #[serde(default)]
     pub gateway: Gateway,
 
+    /// The master key, with which the storage node seals keys and what it encrypts, from a Secret. Default: it is made on the data disk, beside what it
+    /// seals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master_key: Option<MasterKey>,
+
+    /// Where the storage node keeps backups of itself, and when it makes them. Default: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
+
     /// What deleting the StorageCluster does to its data, keys and certificates.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -209,6 +218,52 @@ pub struct HostPath {
         "path cannot be changed: the data would stay behind; make a new StorageCluster and copy"
     ))]
     pub path: String,
+}
+
+/// A master key in a Secret of the cluster's namespace: 32 random bytes, in hexadecimal digits or base64. A data disk remembers which one it was sealed with,
+/// and a storage node with another one does not start.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MasterKey {
+    /// Name of the Secret.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"), length(max = 253))]
+    pub secret_name: String,
+
+    /// Key in the Secret.
+    #[serde(default = "master_key")]
+    #[schemars(regex(pattern = r"^[-._a-zA-Z0-9]+$"), length(max = 253))]
+    pub key: String,
+}
+
+fn master_key() -> String {
+    "master-key".to_owned()
+}
+
+/// Backups of a storage node, whole and consistent, made while it serves.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Backups {
+    /// A PersistentVolumeClaim of the cluster's namespace, on another disk than the data. It belongs to the user: deleting the StorageCluster leaves it.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"), length(max = 253))]
+    pub claim_name: String,
+
+    /// Hours between two backups that are made by themselves; 0: none but those that are asked for (`penstock-store backup create`).
+    #[serde(default = "day")]
+    #[schemars(range(min = 0, max = 8760))]
+    pub every_hours: u32,
+
+    /// How many stay.
+    #[serde(default = "week")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub keep: u32,
+}
+
+fn day() -> u32 {
+    24
+}
+
+fn week() -> u32 {
+    7
 }
 
 /// Encryption of the endpoint.

@@ -190,11 +190,41 @@ def test_keys_outlive_the_storage_node_and_are_of_no_use_to_who_finds_its_disk(t
     with refused("InvalidAccessKeyId", 403):
         body(node.client(revoked.access, revoked.secret), "bucket", "k")
     node.close()
-    # Another master key opens nothing, and says so.
+
+
+def test_a_master_key_that_is_lost_or_mistaken_is_told(tmp_path):
+    node = Node(data=tmp_path)
+    node.client().create_bucket(Bucket="bucket")
+    node.client().put_object(Bucket="bucket", Key="open", Body=b"open")
+    node.client().put_object(Bucket="bucket", Key="sealed", Body=b"sealed", ServerSideEncryption="AES256")
+    key = Key(node, "--read-write", "bucket")
+    node.close()
     other = tmp_path / "other-key"
     other.write_text("ab" * 32)
     with pytest.raises(RuntimeError, match="sealed with another master key"):
         Node("--master-key-file", str(other), data=tmp_path)
+    kept = (tmp_path / "master-key").rename(tmp_path / "kept")
+    with pytest.raises(RuntimeError, match="put it back"):
+        Node(data=tmp_path)
+    assert not (tmp_path / "master-key").exists()
+    # Nothing was lost by trying.
+    kept.rename(tmp_path / "master-key")
+    node = Node(data=tmp_path)
+    assert body(node.client(key.access, key.secret), "bucket", "sealed") == b"sealed"
+    node.close()
+    (tmp_path / "master-key").unlink()
+    node = Node("--another-master-key", data=tmp_path)
+    assert body(node.client(), "bucket", "open") == b"open"
+    with refused("InternalError", 500):
+        body(node.client(), "bucket", "sealed")
+    with refused("InvalidAccessKeyId", 403):
+        body(node.client(key.access, key.secret), "bucket", "open")
+    again = Key(node, "--read-write", "bucket")
+    node.close()
+    # It is this one now.
+    node = Node(data=tmp_path)
+    assert body(node.client(again.access, again.secret), "bucket", "open") == b"open"
+    node.close()
 
 
 def test_a_key_is_limited_to_its_scopes_for_all_it_is_told_of(make, node, filled):

@@ -417,6 +417,67 @@ async fn credentials_made_by_the_user_are_adopted_and_incomplete_ones_told() -> 
 }
 
 #[tokio::test]
+async fn a_master_key_and_backups_are_the_users_and_what_is_missing_is_told() -> Result<()> {
+    in_namespace("operator", async |ns| {
+        let cluster = storage::cluster(&ns, "kept").await?;
+        let disk = &cluster.manifest()["spec"]["storage"]["volumeClaimTemplate"];
+        let claim = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "other-disk"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "storageClassName": disk["storageClassName"],
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        });
+        let key = |key: &str| {
+            let metadata = json!({"name": "sealing"});
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"master-key": key.repeat(32)}})
+        };
+        let spec = json!({"masterKey": {"secretName": "sealing"}, "backups": {"claimName": "other-disk"}});
+        cluster.with(spec).applied().await?;
+        let told = async |what: &'static str| {
+            let is_so = move |object: &Value| {
+                storage::condition(object, "NodesReady") == "False"
+                    && storage::message(object, "NodesReady").contains(what)
+            };
+            ns.until("StorageCluster", "kept", what, is_so).await
+        };
+        told("there is no Secret sealing").await?;
+        ns.apply(&key("a7")).await?;
+        told("there is no PersistentVolumeClaim other-disk").await?;
+        ns.apply(&claim).await?;
+        storage::ready(&ns, "kept").await?;
+
+        let administer = async |words: &[&str]| {
+            let exec = ["-n", &ns.name, "exec", "kept-0", "--", "penstock-store", "backup"];
+            penstock_e2e::command::kubectl(&[&exec[..], words].concat()).await
+        };
+        // The first is made by itself.
+        eventually("a backup is there", async || {
+            let list: Value = serde_json::from_str(&administer(&["list", "--output", "json"]).await?)?;
+            Ok(match list["backups"].as_array().is_some_and(|backups| !backups.is_empty()) {
+                true => Wait::Done(()),
+                false => Wait::NotYet(list.to_string()),
+            })
+        })
+        .await?;
+        let made = administer(&["create", "now"]).await?;
+        ensure!(made.starts_with("now: 0 objects"), "{made}");
+
+        // Another key is refused, and said so, before anything is sealed with it.
+        ns.apply(&key("b8")).await?;
+        ns.api::<Pod>().delete("kept-0", &DeleteParams::default()).await?;
+        told("sealed with another master key").await?;
+        ns.apply(&key("a7")).await?;
+        ns.api::<Pod>().delete("kept-0", &DeleteParams::default()).await?;
+        storage::ready(&ns, "kept").await?;
+        let listed = administer(&["list"]).await?;
+        ensure!(listed.contains("now: 0 objects"), "{listed}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn the_checks_of_this_suite_can_fail() -> Result<()> {
     in_namespace("operator", async |ns| {
         let broken = storage::cluster(&ns, "broken")

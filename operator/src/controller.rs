@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     credentials,
     error::Error,
-    finalize, gateway, nodes, rdma,
+    finalize, gateway, needs, nodes, rdma,
     resources::{self, Hashes, Names},
     status::{Findings, Step, told},
     tls,
@@ -168,6 +168,11 @@ async fn make_true(context: &Context, names: &Names, cluster: &StorageCluster) -
     }
     let pods = nodes::pods(context, names).await?;
     (findings.counts, findings.nodes) = nodes::judge(&set, &pods);
+    if !findings.nodes.is_done()
+        && let Some(step) = needs::missing(context, names, cluster).await?
+    {
+        findings.nodes = step;
+    }
     findings.rdma = rdma::observe(cluster, &pods).await;
     (findings.storage_class, findings.storage_class_name) =
         ensure_storage_class(context, names, cluster).await?;

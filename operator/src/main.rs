@@ -17,6 +17,7 @@ mod finalize;
 mod gateway;
 mod lease;
 mod metrics;
+mod needs;
 mod nodes;
 mod rdma;
 mod resources;

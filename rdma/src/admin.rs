@@ -1,6 +1,10 @@
 //! What administrators ask of a storage node, below `/.penstock/v1` of its S3 address and signed with the root key
 //! (`docs/storage-node.md`, "Administration"): the documents, in JSON, and the client's calls.
 
+mod backups;
+
+pub use backups::{BackupInfo, BackupList, BackupRequest, BackupStatus};
+
 use crate::{Client, Result, client::admin::Call};
 use http::Method;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ mod policy;
 mod sealing;
 
 pub use keys::{Key, KeyError, KeyRing, KeyStore};
-pub use sealing::{MasterKey, MasterKeyError};
+pub use sealing::{Change, MasterKey, MasterKeyError};
 
 pub(crate) use action::{Demand, Target, demands};
 pub(crate) use policy::{Policy, Situation};

@@ -1,8 +1,11 @@
-//! The administrator's side of a storage node: keys, quotas, how much there is. Below `/.penstock/v1` of the S3 address, signed
+//! The administrator's side of a storage node: keys, quotas, backups, how much there is. Below `/.penstock/v1` of the S3 address, signed
 //! as S3 requests are, with the root key; the documents are in [`penstock_rdma::admin`].
+
+mod backups;
 
 use crate::{
     access::{KeyError, KeyRing, Principal},
+    backups::Backups,
     engine::{self, BucketChange, Engine},
     local::Local,
     rdma::Rdma,
@@ -28,6 +31,7 @@ pub struct Admin {
     ring: Arc<KeyRing>,
     local: Local,
     scrub: Option<Scrub>,
+    backups: Option<Backups>,
 }
 
 impl Admin {
@@ -37,6 +41,7 @@ impl Admin {
             ring,
             local,
             scrub: None,
+            backups: None,
         }
     }
 
@@ -47,6 +52,12 @@ impl Admin {
             scrub: Some(scrub),
             ..self
         }
+    }
+
+    /// With a place for backups.
+    #[must_use]
+    pub fn backing_up(self, backups: Option<Backups>) -> Self {
+        Self { backups, ..self }
     }
 
     pub(crate) fn ring(&self) -> Arc<KeyRing> {
@@ -122,6 +133,7 @@ impl Admin {
                 tracing::info!(%bucket, bytes = quota.bytes, "a quota was set");
                 Ok(S3Response::with_status(Body::empty(), StatusCode::NO_CONTENT))
             }
+            (_, "backups", name) => backups::call(self.backups()?, name, request).await,
             (_, "keys" | "stats" | "scrub" | "quotas", _) => Err(s3_error!(MethodNotAllowed)),
             _ => Err(unknown_path()),
         }
@@ -131,6 +143,15 @@ impl Admin {
         self.scrub
             .as_ref()
             .ok_or_else(|| s3_error!(NotImplemented, "This storage node does not scrub."))
+    }
+
+    fn backups(&self) -> S3Result<&Backups> {
+        self.backups.as_ref().ok_or_else(|| {
+            s3_error!(
+                NotImplemented,
+                "This storage node has no place for backups; start it with --backups."
+            )
+        })
     }
 
     async fn stats(&self) -> engine::Result<Stats> {
@@ -164,7 +185,7 @@ impl Admin {
 fn unknown_path() -> S3Error {
     s3_error!(
         MethodNotAllowed,
-        "Below /.penstock/v1 there are keys, quotas, scrub and stats."
+        "Below /.penstock/v1 there are backups, keys, quotas, scrub and stats."
     )
 }
 

@@ -1,18 +1,28 @@
-//! What an administrator asks of a running storage node, over its S3 address.
+//! The commands: serving, and what an administrator asks of a running storage node over its S3 address.
 
+mod backup;
 mod bucket;
 mod check;
 mod key;
+mod preflight;
+mod restore;
+mod root_key;
+mod serve;
 mod stats;
 mod words;
 
+pub use backup::BackupCommand;
 pub use bucket::BucketCommand;
 pub use check::CheckCommand;
 pub use key::KeyCommand;
+pub use preflight::Preflight;
+pub use restore::Restore;
+pub use serve::Serve;
 pub use stats::StatsCommand;
 
 use penstock_rdma::{Client, Credentials, Endpoint, Options, Policy};
 use penstock_store::keys;
+use root_key::RootKeyArgs;
 use std::path::PathBuf;
 
 /// Which storage node, and as whom.
@@ -36,13 +46,8 @@ pub struct Connection {
     #[arg(long, env = "PENSTOCK_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// File with the root access key.
-    #[arg(long, env = "PENSTOCK_ROOT_ACCESS_KEY_FILE", value_name = "FILE")]
-    root_access_key_file: Option<PathBuf>,
-
-    /// File with the root secret key.
-    #[arg(long, env = "PENSTOCK_ROOT_SECRET_KEY_FILE", value_name = "FILE")]
-    root_secret_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    root: RootKeyArgs,
 }
 
 /// How it is told.
@@ -67,6 +72,12 @@ pub enum Error {
     Broken(u64),
     #[error("the storage node stopped before it had seen everything; check again")]
     BrokeOff,
+    #[error("the backup {0} was not made: {1}")]
+    NoBackup(String, String),
+    #[error(
+        "{0} data files were missing, so the backup lacks them too; `penstock-store check` names the objects"
+    )]
+    Missing(u64),
     #[error("the answer cannot be written")]
     Output(#[from] serde_json::Error),
 }
@@ -75,14 +86,8 @@ impl Connection {
     /// A client of the storage node.
     fn open(&self) -> Result<Client, Error> {
         let said = |name: &str| std::env::var(name).ok();
-        let (access, secret) = (said("PENSTOCK_ROOT_ACCESS_KEY"), said("PENSTOCK_ROOT_SECRET_KEY"));
-        let sources = keys::Sources {
-            access_file: self.root_access_key_file.as_deref(),
-            secret_file: self.root_secret_key_file.as_deref(),
-            access: access.as_deref(),
-            secret: secret.as_deref(),
-        };
-        let credentials = match keys::known(&sources, self.data.as_deref()) {
+        let known = |sources: &keys::Sources<'_>| keys::known(sources, self.data.as_deref());
+        let credentials = match self.root.read(known) {
             Err(keys::KeyError::Missing) => {
                 let pair = said("AWS_ACCESS_KEY_ID").zip(said("AWS_SECRET_ACCESS_KEY"));
                 let pair = pair.ok_or(keys::KeyError::Missing)?;

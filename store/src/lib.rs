@@ -13,6 +13,7 @@
 pub mod access;
 pub mod access_log;
 pub mod admin;
+pub mod backups;
 pub mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

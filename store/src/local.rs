@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/lock         held by the one process that may use DIR
 //! DIR/index.redb   buckets, objects, versions, uploads, parts, references to data files
-//! DIR/tmp/         files being written; emptied at start
+//! DIR/tmp/         files being written, and those that were removed while a backup is made; emptied at start
 //! DIR/data/xx/     immutable data files, one per PUT or part
 //! ```
 //! A write is: temporary file → fsync → rename into `data` → fsync of that folder → index commit → answer. A crash at any
@@ -11,6 +11,7 @@
 //! is reclaimed at the next start. An object is a list of extents of data files, and files are reference-counted, so a copy
 //! and the completion of an upload move rows, not bytes.
 
+mod backup;
 mod bucket;
 mod change;
 mod cipher;
@@ -27,11 +28,14 @@ mod object;
 mod open;
 mod read;
 mod reencrypt;
+mod removal;
 mod rows;
 mod sweep;
 mod versions;
 mod write;
 
+pub(crate) use backup::partial;
+pub use backup::{Manifest, Progress, RestoreError, restore};
 pub use lend::ViewError;
 pub use open::OpenError;
 
@@ -214,6 +218,19 @@ impl KeyStore for Local {
         let access_key = access_key.to_owned();
         let change = self.inner.committer.change(None, move |change| {
             change.set_key(&access_key, row.as_deref())?;
+            Ok(Ok(()))
+        });
+        change.await
+    }
+
+    async fn master_key_id(&self) -> Result<Option<u64>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.index.master_key_id().map_err(internal("read the index"))).await
+    }
+
+    async fn set_master_key_id(&self, id: u64) -> Result<()> {
+        let change = self.inner.committer.change(None, move |change| {
+            change.set_master_key_id(id)?;
             Ok(Ok(()))
         });
         change.await

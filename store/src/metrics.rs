@@ -43,6 +43,7 @@ pub struct Metrics {
     access_log_dropped: Counter,
     usage: Arc<UsageGauges>,
     scrub: Arc<ScrubMetrics>,
+    backup: Arc<BackupMetrics>,
     rdma: Arc<RdmaMetrics>,
 }
 
@@ -72,6 +73,12 @@ struct Lendings {
 struct ScrubMetrics {
     bytes: Counter,
     broken: Gauge,
+}
+
+#[derive(Default)]
+struct BackupMetrics {
+    newest: Gauge,
+    failures: Counter,
 }
 
 #[derive(Default)]
@@ -105,6 +112,7 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             usage: Arc::default(),
             scrub: Arc::default(),
+            backup: Arc::default(),
             rdma: Arc::default(),
         };
         registry.register("requests", "S3 requests answered", metrics.requests.clone());
@@ -173,6 +181,18 @@ impl Metrics {
             "broken_objects",
             "Objects that the last scrub found to be not what was written",
             scrub.broken.clone(),
+        );
+        let backup = &metrics.backup;
+        registry.register_with_unit(
+            "backup_newest_timestamp",
+            "When the newest backup was made, in seconds of the epoch; 0: there is none",
+            Unit::Seconds,
+            backup.newest.clone(),
+        );
+        registry.register(
+            "backup_failures",
+            "Backups that could not be made",
+            backup.failures.clone(),
         );
         let rdma = &metrics.rdma;
         registry.register("rdma_sessions", "RDMA sessions", rdma.sessions.clone());
@@ -247,6 +267,16 @@ impl Metrics {
     /// A scrub has seen everything.
     pub(crate) fn scrubbed(&self, broken: u64) {
         self.scrub.broken.set(i64::try_from(broken).unwrap_or(i64::MAX));
+    }
+
+    /// There is a backup of this instant.
+    pub(crate) fn backed_up(&self, created: time::OffsetDateTime) {
+        self.backup.newest.set(created.unix_timestamp());
+    }
+
+    /// A backup could not be made.
+    pub(crate) fn backup_failed(&self) {
+        self.backup.failures.inc();
     }
 
     /// A lease of so many files, which counts until the value goes away.

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 const CREDENTIALS: &str = "/etc/penstock/credentials";
 const TLS: &str = "/etc/penstock/tls";
 const GATEWAY: &str = "/etc/penstock/gateway";
+const MASTER_KEY: &str = "/etc/penstock/master-key";
+const BACKUPS: &str = "/backups";
 /// User and group of the image.
 const USER: i64 = 65532;
 /// Where the pod has the node's folder of sockets.
@@ -157,6 +159,23 @@ fn pod(names: &Names, cluster: &StorageCluster, config: &Config, has_gateway: bo
         mounts.push(json!({"name": "data", "mountPath": VIEW, "readOnly": true}));
         // Made, and given to that user, by the CSI pod; without it this pod waits and says why.
         volumes.push(json!({"name": "sockets", "hostPath": {"path": folder, "type": "Directory"}}));
+    }
+    if let Some(key) = &spec.master_key {
+        args.push(format!("--master-key-file={MASTER_KEY}/key"));
+        mounts.push(json!({"name": "master-key", "mountPath": MASTER_KEY, "readOnly": true}));
+        volumes.push(json!({
+            "name": "master-key",
+            "secret": {
+                "secretName": key.secret_name, "items": [{"key": key.key, "path": "key"}], "defaultMode": 0o440,
+            },
+        }));
+    }
+    if let Some(backups) = &spec.backups {
+        args.push(format!("--backups={BACKUPS}/penstock"));
+        args.push(format!("--backup-every={}", backups.every_hours * 3600));
+        args.push(format!("--backup-keep={}", backups.keep));
+        mounts.push(json!({"name": "backups", "mountPath": BACKUPS}));
+        volumes.push(json!({"name": "backups", "persistentVolumeClaim": {"claimName": backups.claim_name}}));
     }
     if let Some(host) = &spec.storage.host_path {
         volumes.push(json!({"name": "data", "hostPath": {"path": host.path, "type": "DirectoryOrCreate"}}));
@@ -345,6 +364,39 @@ mod tests {
         let view = mounts.iter().find(|mount| mount["mountPath"] == VIEW).unwrap();
         assert_eq!((&view["name"], &view["readOnly"]), (&json!("data"), &json!(true)));
         assert!(pod["volumes"].to_string().contains("/var/lib/penstock-sockets"));
+    }
+
+    #[test]
+    fn the_master_key_and_backups_are_mounted_where_they_are_named() {
+        let storage = json!({"volumeClaimTemplate": {"size": "1Gi"}});
+        let plain = made(json!({"storage": storage})).to_string();
+        assert!(
+            !plain.contains("master-key") && !plain.contains("backup"),
+            "{plain}"
+        );
+        let set = made(json!({
+            "storage": storage, "masterKey": {"secretName": "sealing"}, "backups": {"claimName": "other-disk", "keep": 3},
+        }));
+        let pod = &set["spec"]["template"]["spec"];
+        let args = pod["containers"][0]["args"].to_string();
+        for argument in [
+            "--master-key-file=/etc/penstock/master-key/key",
+            "--backups=/backups/penstock",
+            "--backup-every=86400",
+            "--backup-keep=3",
+        ] {
+            assert!(args.contains(argument), "{args}");
+        }
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = |name: &str| volumes.iter().find(|volume| volume["name"] == name).unwrap();
+        assert_eq!(
+            volume("master-key")["secret"]["items"],
+            json!([{"key": "master-key", "path": "key"}])
+        );
+        assert_eq!(
+            volume("backups")["persistentVolumeClaim"]["claimName"],
+            "other-disk"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The keys beside the root key: each gives access to what its scopes say, until it expires or is revoked. They are kept with
 //! their secrets sealed: Signature Version 4 needs the secret itself, so it cannot be a hash.
 
-use super::sealing::{MasterKey, Sealing};
+use super::sealing::{Change, MasterKey, Sealing};
 use crate::engine;
 use penstock_rdma::admin::{Access, KeyInfo, KeyRequest, NewKey, Scope};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub trait KeyStore: Send + Sync {
     async fn keys(&self) -> engine::Result<Vec<(String, Vec<u8>)>>;
     /// Keeps one, or with `None` forgets it.
     async fn set_key(&self, access_key: &str, row: Option<Vec<u8>>) -> engine::Result<()>;
+    /// Which master key it was sealed with, if any was used yet.
+    async fn master_key_id(&self) -> engine::Result<Option<u64>>;
+    /// Notes it.
+    async fn set_master_key_id(&self, id: u64) -> engine::Result<()>;
 }
 
 /// Why a key cannot be made, or all of them not be read.
@@ -126,6 +130,18 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::Sealed`] with another master key than they were made with, and failures of the index.
     pub async fn open(master: &MasterKey, store: Arc<dyn KeyStore>) -> Result<Self, KeyError> {
+        Self::open_with(master, store, Change::Refused).await
+    }
+
+    /// As [`KeyRing::open`]; where another master key is accepted, those that it cannot open are revoked.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_with(
+        master: &MasterKey,
+        store: Arc<dyn KeyStore>,
+        change: Change,
+    ) -> Result<Self, KeyError> {
         let sealing = master.sealing("secret access keys");
         let mut keys = HashMap::new();
         for (access_key, row) in store.keys().await? {
@@ -141,7 +157,14 @@ impl KeyRing {
                 expires,
             } = postcard::from_bytes(&row).map_err(damaged)?;
             let secret = sealing.open(&secret, &access_key);
-            let secret = secret.and_then(|secret| String::from_utf8(secret).ok());
+            let Some(secret) = secret.and_then(|secret| String::from_utf8(secret).ok()) else {
+                if change == Change::Refused {
+                    return Err(KeyError::Sealed(access_key));
+                }
+                tracing::warn!(key = %access_key, %name, "a key was sealed with another master key, and is revoked");
+                store.set_key(&access_key, None).await?;
+                continue;
+            };
             let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
             let scope = |(bucket, prefix, writes)| Scope {
                 bucket,
@@ -149,7 +172,7 @@ impl KeyRing {
                 access: if writes { Access::ReadWrite } else { Access::Read },
             };
             let key = Key {
-                secret: secret.ok_or_else(|| KeyError::Sealed(access_key.clone()))?,
+                secret,
                 access_key: access_key.clone(),
                 name,
                 scopes: scopes.into_iter().map(scope).collect(),
@@ -297,12 +320,12 @@ fn check(request: &KeyRequest) -> Result<(), KeyError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::Mutex;
 
     #[derive(Default)]
-    struct Kept(Mutex<HashMap<String, Vec<u8>>>);
+    pub(in crate::access) struct Kept(Mutex<HashMap<String, Vec<u8>>>, Mutex<Option<u64>>);
 
     #[async_trait::async_trait]
     impl KeyStore for Kept {
@@ -316,6 +339,15 @@ mod tests {
                 Some(row) => kept.insert(access_key.to_owned(), row),
                 None => kept.remove(access_key),
             };
+            Ok(())
+        }
+
+        async fn master_key_id(&self) -> engine::Result<Option<u64>> {
+            Ok(*self.1.lock().unwrap())
+        }
+
+        async fn set_master_key_id(&self, id: u64) -> engine::Result<()> {
+            *self.1.lock().unwrap() = Some(id);
             Ok(())
         }
     }
@@ -348,8 +380,14 @@ mod tests {
         let again = KeyRing::open(&master, store.clone()).await.unwrap();
         assert_eq!(again.list(), std::slice::from_ref(&made.info));
         assert_eq!(again.find(id).unwrap().secret(), made.secret_access_key);
-        let other = KeyRing::open(&MasterKey::random(), store.clone()).await;
+        let another = MasterKey::random();
+        let other = KeyRing::open(&another, store.clone()).await;
         assert!(matches!(other, Err(KeyError::Sealed(key)) if key == *id));
+        assert_eq!(store.0.lock().unwrap().len(), 1, "nothing is lost by a mistake");
+        let lost = Arc::new(Kept::default());
+        *lost.0.lock().unwrap() = store.0.lock().unwrap().clone();
+        let other = KeyRing::open_with(&another, lost.clone(), Change::Accepted).await;
+        assert!(other.unwrap().list().is_empty() && lost.0.lock().unwrap().is_empty());
         assert!(again.revoke(id).await.unwrap());
         assert!(!again.revoke(id).await.unwrap());
         assert!(again.find(id).is_none() && store.0.lock().unwrap().is_empty());

@@ -1,7 +1,8 @@
 //! Secrets at rest: sealed with keys that are derived from one master key, which is kept apart from what it seals where the
 //! storage node is given one (`--master-key-file`).
 
-use crate::keys::keep_secret;
+use super::keys::KeyStore;
+use crate::{engine, keys::keep_secret};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -32,13 +33,81 @@ pub enum MasterKeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The store has secrets that were sealed with a key which is not there any more.
+    #[error(
+        "the master key that this data folder was sealed with is not in {}; put it back from where you keep it (or give it by --master-key-file). If it is lost, \
+         --another-master-key goes on without: what it encrypted stays unreadable, and the keys that it sealed are revoked",
+        path.display()
+    )]
+    Missing {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The store has secrets that were sealed with another key.
+    #[error(
+        "the data folder was sealed with another master key than that in {}; start the storage node with the one that it had. If that is lost, \
+         --another-master-key goes on without: what it encrypted stays unreadable, and the keys that it sealed are revoked",
+        path.display()
+    )]
+    Another {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The index failed.
+    #[error("what master key the data folder was sealed with cannot be read or noted")]
+    Store(#[from] engine::Error),
+}
+
+/// Whether a store may get another master key than it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It has to be the same.
+    Refused,
+    /// What the old one sealed is given up.
+    Accepted,
 }
 
 /// What all secrets are sealed with in the end.
 pub struct MasterKey([u8; LENGTH]);
 
 impl MasterKey {
-    /// The key in `file`; without one, that in `folder`, where it is made at the first start.
+    /// The key that `store` was sealed with: in `file`, or without one in `folder`, where it is made if the store has none yet. The store
+    /// remembers which one it is, by a number that says nothing of the key, so that a lost or mistaken key is told before anything is
+    /// sealed with another.
+    ///
+    /// # Errors
+    /// See [`MasterKeyError`]. No message holds the key.
+    pub async fn of(
+        store: &dyn KeyStore,
+        file: Option<&Path>,
+        folder: &Path,
+        change: Change,
+    ) -> Result<Self, MasterKeyError> {
+        let path = file.map_or_else(|| folder.join(FILE), Path::to_owned);
+        let known = store.master_key_id().await?;
+        let may_make = known.is_none() || change == Change::Accepted;
+        if file.is_none() && !may_make && !path.exists() {
+            return Err(MasterKeyError::Missing { path });
+        }
+        let key = Self::load(file, folder)?;
+        let id = key.id();
+        if known == Some(id) {
+            return Ok(key);
+        }
+        if known.is_some() && change == Change::Refused {
+            return Err(MasterKeyError::Another { path });
+        }
+        match store.set_master_key_id(id).await {
+            // Reading has to go on, and the next start notes it.
+            Err(engine::Error::NoSpace(_)) if known.is_none() => {
+                tracing::warn!("the disk is full, so it is not noted which master key the data folder has");
+            }
+            noted => noted?,
+        }
+        Ok(key)
+    }
+
+    /// The key in `file`; without one, that in `folder`, where it is made if it is not there.
     ///
     /// # Errors
     /// See [`MasterKeyError`]. No message holds the key.
@@ -68,10 +137,24 @@ impl MasterKey {
 
     /// What the keys of encrypted objects are sealed with.
     pub(crate) fn data_keys(&self) -> Option<[u8; LENGTH]> {
+        self.derive("data keys")
+    }
+
+    /// A number that tells it from others.
+    fn id(&self) -> u64 {
+        let derived = self.derive("key id").unwrap_or_default();
+        derived
+            .first_chunk()
+            .map_or(0, |first| u64::from_be_bytes(*first))
+    }
+
+    /// `None` never: the only error is a length that no HKDF can give.
+    fn derive(&self, purpose: &'static str) -> Option<[u8; LENGTH]> {
         let extracted = Salt::new(HKDF_SHA256, b"penstock-store").extract(&self.0);
         let mut key = [0; LENGTH];
-        let expanded = extracted.expand(&[b"data keys"], HKDF_SHA256).ok()?;
-        expanded.fill(&mut key).ok().map(|()| key)
+        let info = [purpose.as_bytes()];
+        let expanded = extracted.expand(&info, HKDF_SHA256);
+        expanded.ok()?.fill(&mut key).ok().map(|()| key)
     }
 
     /// The key for one purpose: what is sealed for another one cannot be opened with it.
@@ -174,5 +257,33 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_knows_its_master_key() {
+        let store = super::super::keys::tests::Kept::default();
+        let folder = tempfile::tempdir().unwrap();
+        let of = |change| MasterKey::of(&store, None, folder.path(), change);
+        let made = of(Change::Refused).await.unwrap();
+        assert_eq!(of(Change::Refused).await.unwrap().0, made.0);
+        let path = folder.path().join(FILE);
+        let kept = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let error = of(Change::Refused).await.unwrap_err();
+        assert!(matches!(error, MasterKeyError::Missing { .. }) && !path.exists());
+        fs::write(&path, hex::encode([7; LENGTH])).unwrap();
+        let error = of(Change::Refused).await.unwrap_err();
+        assert!(matches!(error, MasterKeyError::Another { .. }));
+        let told = error.to_string();
+        assert!(
+            told.contains("--another-master-key") && !told.contains("0707"),
+            "{told}"
+        );
+        fs::write(&path, kept).unwrap();
+        assert_eq!(of(Change::Refused).await.unwrap().0, made.0);
+        fs::remove_file(&path).unwrap();
+        let another = of(Change::Accepted).await.unwrap();
+        assert_ne!(another.0, made.0);
+        assert_eq!(of(Change::Refused).await.unwrap().0, another.0);
     }
 }

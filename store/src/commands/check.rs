@@ -1,6 +1,9 @@
 //! `penstock-store check`.
 
-use super::{Connection, Error, Output, words::shown};
+use super::{
+    Connection, Error, Output,
+    words::{broken_shown, shown},
+};
 use std::time::Duration;
 
 /// How often it is asked how far the storage node is.
@@ -39,15 +42,7 @@ impl CheckCommand {
             Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
             Output::Text => {
                 for object in &status.objects_broken {
-                    let version = if object.version == "null" {
-                        String::new()
-                    } else {
-                        format!(" version {}", object.version)
-                    };
-                    println!(
-                        "broken: {}/{}{version}: {}",
-                        object.bucket, object.key, object.cause
-                    );
+                    println!("{}", broken_shown(object));
                 }
                 let size = shown(status.bytes);
                 println!("{} objects, {size}, {} broken", status.objects, status.broken);

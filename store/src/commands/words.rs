@@ -1,6 +1,6 @@
 //! Sizes, times and scopes as people write them.
 
-use penstock_rdma::admin::{Access, Scope};
+use penstock_rdma::admin::{Access, BrokenObject, Scope};
 use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -100,6 +100,18 @@ pub fn time_shown(time: Option<OffsetDateTime>) -> String {
         Some(Ok(text)) => text,
         Some(Err(_)) => "unknown".to_owned(),
     }
+}
+
+/// An object that is not what was written, as it is told.
+pub fn broken_shown(object: &BrokenObject) -> String {
+    let version = match object.version.as_str() {
+        "null" => String::new(),
+        version => format!(" version {version}"),
+    };
+    format!(
+        "broken: {}/{}{version}: {}",
+        object.bucket, object.key, object.cause
+    )
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 use super::{
     index::{
-        BUCKETS, Bytes, DOCUMENTS, FILES, KEYS, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES, TOTAL_OBJECTS,
-        UPLOADS, USAGE, VERSIONS, current_in, found_in, marker_in, newest_in, parts_in, upload_in,
-        version_in,
+        BUCKETS, Bytes, DOCUMENTS, FILES, KEYS, MASTER_KEY, META, OBJECTS, Outcome, PARTS, TOTAL_BYTES,
+        TOTAL_OBJECTS, UPLOADS, USAGE, VERSIONS, current_in, found_in, marker_in, newest_in, parts_in,
+        upload_in, version_in,
     },
     rows::{
         BucketRow, BucketV2, Extent, FileId, Instant, ObjectRow, ObjectV2, PartRow, PartV2, UploadRow,
@@ -117,6 +117,12 @@ impl<'t> Change<'t> {
             Some(row) => self.keys.insert(access_key, row)?.is_some(),
             None => self.keys.remove(access_key)?.is_some(),
         };
+        Ok(())
+    }
+
+    pub fn set_master_key_id(&mut self, id: u64) -> Outcome<()> {
+        self.changed = true;
+        self.meta.insert(MASTER_KEY, id)?;
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! Data files: immutable once they are in `data`, and removed when nothing refers to them and nobody reads them.
 
-use super::{lend::Loans, rows::FileId};
+use super::{
+    lend::Loans,
+    removal::{Keeping, Removal},
+    rows::FileId,
+};
 use nix::sys::statvfs::statvfs;
 use std::{
     collections::{HashMap, HashSet},
@@ -28,6 +32,7 @@ pub(super) struct Data {
     made: AtomicU32,
     use_: Mutex<Use>,
     pub(super) loans: Loans,
+    removal: Arc<Removal>,
     swept: watch::Sender<bool>,
 }
 
@@ -70,6 +75,7 @@ impl Data {
         }
         File::open(&data)?.sync_all()?;
         File::open(folder)?.sync_all()?;
+        let removal = Arc::new(Removal::new(data.clone(), tmp.clone()));
         Ok(Self {
             data,
             tmp,
@@ -78,6 +84,7 @@ impl Data {
             made: AtomicU32::new(u32::from(rand::random::<u8>()) * FILES_PER_SLOT),
             use_: Mutex::default(),
             loans: Loans::default(),
+            removal,
             swept: watch::Sender::new(false),
         })
     }
@@ -169,11 +176,14 @@ impl Data {
 
     pub fn remove(&self, id: FileId) {
         self.loans.deleted(id);
-        if let Err(error) = fs::remove_file(self.path(id))
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = self.removal.remove(id) {
             tracing::warn!(file = %id, %error, "a data file could not be removed; it is tried again at the next start");
         }
+    }
+
+    /// See [`Removal::keep`].
+    pub fn keep_removed(&self) -> Option<Keeping> {
+        self.removal.keep()
     }
 
     /// The folder of data files.

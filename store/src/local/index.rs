@@ -41,6 +41,8 @@ pub(super) const FORMAT: &str = "format";
 pub(super) const FORMAT_VERSION: u64 = 3;
 pub(super) const TOTAL_OBJECTS: &str = "objects";
 pub(super) const TOTAL_BYTES: &str = "bytes";
+/// Which master key the store was sealed with.
+pub(super) const MASTER_KEY: &str = "master key";
 
 /// The index cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +187,11 @@ impl Index {
             keys.push((key.value().to_owned(), row.value().to_vec()));
         }
         Ok(keys)
+    }
+
+    pub fn master_key_id(&self) -> Outcome<Option<u64>> {
+        let table = self.read()?.open_table(META)?;
+        Ok(table.get(MASTER_KEY)?.map(|row| row.value()))
     }
 
     /// Objects and bytes of all versions, of each bucket that has any.

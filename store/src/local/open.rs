@@ -24,6 +24,9 @@ use std::{
 /// Memory for pages of the index.
 const INDEX_CACHE: usize = 64 << 20;
 
+/// A file that is in a data folder while a backup is restored into it.
+pub(super) const RESTORING: &str = "restoring";
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -69,6 +72,15 @@ pub enum OpenError {
         /// Its format.
         found: u64,
     },
+    /// A backup was being restored.
+    #[error(
+        "the data folder {} holds a part of a backup, as restoring it broke off; run `penstock-store restore` again, or remove the folder",
+        folder.display()
+    )]
+    HalfRestored {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The runtime ended while the store was opened.
     #[error("opening the store was interrupted")]
     Interrupted,
@@ -78,7 +90,7 @@ pub enum OpenError {
 pub(super) struct Lock(File);
 
 impl Lock {
-    fn take(folder: &Path) -> Result<Self, OpenError> {
+    pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let unusable = |source| OpenError::Folder {
             folder: folder.to_owned(),
             source,
@@ -114,6 +126,9 @@ pub(super) fn open(folder: PathBuf) -> Result<Inner, OpenError> {
     };
     fs::create_dir_all(&folder).map_err(unusable)?;
     let lock = Lock::take(&folder)?;
+    if folder.join(RESTORING).exists() {
+        return Err(OpenError::HalfRestored { folder });
+    }
     let path = folder.join("index.redb");
     // Without its index every data file would look like garbage.
     if !path.exists() && holds_files(&folder.join("data")).map_err(unusable)? {
@@ -269,7 +284,7 @@ fn count_usage(transaction: &redb::WriteTransaction, format: u64) -> Result<(), 
     Ok(())
 }
 
-fn holds_files(data: &Path) -> io::Result<bool> {
+pub(super) fn holds_files(data: &Path) -> io::Result<bool> {
     let folders = match fs::read_dir(data) {
         Ok(folders) => folders,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

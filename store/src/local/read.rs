@@ -93,7 +93,9 @@ async fn find<T: Send + 'static>(
             let info = inner.index.info(&object.bucket, &row);
             let info = info.map_err(internal("read the index"))?;
             let encrypted = row.encryption();
-            let key = if to_compare && encrypted.as_ref().is_some_and(Encrypted::is_customers) {
+            let is_closed =
+                |encrypted: &Encrypted| encrypted.is_customers() || inner.server_key.get().is_none();
+            let key = if to_compare && encrypted.as_ref().is_some_and(is_closed) {
                 as_stored(&mut row);
                 None
             } else {

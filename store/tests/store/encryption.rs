@@ -270,8 +270,9 @@ async fn another_master_key_is_told_and_gives_no_bytes() {
             engine.head(&object("copy")).await,
             Err(Error::NoSuchKey(_))
         ));
-        let found = scrubbed(&engine).await;
-        assert_eq!(found, ["server"]);
+        // Without any key it is compared as it lies on the disk.
+        let broken: &[&str] = if master.is_some() { &["server"] } else { &[] };
+        assert_eq!(scrubbed(&engine).await, broken);
     }
     let engine = without_key(folder.path()).await;
     let options = PutOptions {

@@ -3,6 +3,7 @@
 // Everything here is test code; clippy.toml allows these only inside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 mod bound;
 mod client;
 mod conformance;
