@@ -1,5 +1,8 @@
-//! RDMA NICs for pods, with the real kubelet, scheduler and container runtime.
+//! RDMA NICs and GPUs for pods, with the real kubelet, scheduler and container runtime.
 
+mod claims;
 mod dra;
+mod gpu;
 mod machine;
 mod plugin;
+mod recorded;
