@@ -1,8 +1,9 @@
 //! The DRA driver: ResourceClaims of the class `rdma.penstock.io`.
 
 use crate::{
-    claims::{self, apply_template, shown},
-    machine::{Mode, phase, printed, restart_kubelet, told, with_nics},
+    claims::{self, apply_template},
+    machine::{Mode, restart_kubelet, with_nics},
+    pods::{phase, printed, shown, told},
 };
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::{

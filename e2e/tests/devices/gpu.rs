@@ -1,8 +1,9 @@
 //! The DRA driver of GPUs: ResourceClaims of the class `gpu.penstock.io`, alone and beside those of NICs.
 
 use crate::{
-    claims::{apply_template, request, shown, template},
-    machine::{FOLDER, Has, Machines, Mode, phase, printed, told, with_devices},
+    claims::{apply_template, request, template},
+    machine::{FOLDER, Has, Machines, Mode, with_devices},
+    pods::{phase, printed, shown, told},
     recorded::{GPU_DRIVER, gpu_name, uuid},
 };
 use penstock_e2e::{Namespace, Result, Wait, ensure, eventually};
@@ -262,7 +263,7 @@ async fn a_node_without_the_drivers_libraries_says_so_and_nvidias_own_specificat
         machines
             .shell(&format!("echo '{theirs}' > /cdi/nvidia-e2e.yaml"))
             .await?;
-        let look = "ls /dev | grep nvidia; env | grep -o 'BY_NVIDIA.*\\|PENSTOCK_GPU_DEVICE_.*' | sort";
+        let look = "ls /dev | grep nvidia; env | grep -oE 'BY_NVIDIA.*|PENSTOCK_GPU_DEVICE_.*' | sort";
         let seen = ns.pod("handed").claiming("gpu").runs(look).succeeds().await?;
         let variable = uuid.to_ascii_uppercase().replace('-', "_");
         let expected = format!("nvidia0\nBY_NVIDIA=580.159.04\nPENSTOCK_GPU_DEVICE_{variable}={uuid}\n");

@@ -5,7 +5,7 @@ use crate::recorded::{GPU_DRIVER, gpu_name, gpu_settings};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use penstock_e2e::{
-    Context, Namespace, Pod, Result, Wait, chart, client,
+    Context, Namespace, Result, Wait, chart, client,
     command::{self, kubectl},
     ensure, eventually, in_namespace, nodes,
 };
@@ -351,40 +351,6 @@ pub async fn offered(ns: &Namespace, node: &str) -> Result<Option<String>> {
         .and_then(|status| status.allocatable)
         .unwrap_or_default();
     Ok(allocatable.get(RDMA).map(|quantity| quantity.0.clone()))
-}
-
-/// Waits until an Event of the namespace says `needle`.
-pub async fn told(ns: &Namespace, needle: &str) -> Result<()> {
-    eventually(&format!("an Event says {needle:?}"), async || {
-        let events = kubectl(&["-n", &ns.name, "get", "events", "-o", "json"]).await?;
-        Ok(if events.contains(needle) {
-            Wait::Done(())
-        } else {
-            Wait::NotYet("no such Event".into())
-        })
-    })
-    .await
-}
-
-/// Waits until a pod has printed exactly this.
-pub async fn printed(pod: &Pod, wanted: &str) -> Result<()> {
-    eventually("the pod has printed what it sees", async || {
-        let log = pod.log().await?;
-        Ok(if log == wanted {
-            Wait::Done(())
-        } else {
-            Wait::NotYet(log)
-        })
-    })
-    .await
-}
-
-/// The phase of a pod.
-pub async fn phase(ns: &Namespace, pod: &str) -> Result<String> {
-    let pod = ns.api::<k8s_openapi::api::core::v1::Pod>().get(pod).await?;
-    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-    ensure!(!phase.is_empty(), "a pod without a phase");
-    Ok(phase)
 }
 
 /// Kills a node's kubelet and starts it again, in the throwaway cluster. False, with a note, where the nodes are not ours to break.

@@ -5,4 +5,5 @@ mod dra;
 mod gpu;
 mod machine;
 mod plugin;
+mod pods;
 mod recorded;

@@ -12,6 +12,7 @@ use crate::devices::{
     gpu::{Mig, Recovery},
     kind::Kind as _,
     recorded::gpu,
+    source::{GpuSource as _, Gpus},
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
@@ -305,5 +306,55 @@ async fn where_nvidias_own_specification_describes_the_gpu_containers_get_it_by_
         let answers = driver.prepare(&asked("u1")).await.unwrap();
         assert_eq!(answers[0].1.len(), 1, "{name} {version} {number}");
         assert_eq!(node.nodes()[0], "/dev/nvidia0");
+    }
+}
+
+/// On a machine with a GPU, whose driver is below `/` or `PENSTOCK_TEST_DRIVER_ROOT`: prints what a container would get.
+#[test]
+#[ignore = "needs a GPU"]
+fn what_containers_get_of_a_real_gpu_is_there() {
+    let root = std::env::var_os("PENSTOCK_TEST_DRIVER_ROOT").map_or("/".into(), PathBuf::from);
+    let driver = Driver {
+        host: root.clone(),
+        here: root,
+    };
+    let sysfs = crate::devices::sysfs::Sysfs::new("/sys".into());
+    let places = driver.places(crate::devices::nvml::LIBRARY);
+    let nvidia = crate::devices::nvml::Nvidia::new(sysfs, "/dev".into(), places);
+    let Gpus::Found(gpus) = nvidia.gpus().unwrap() else {
+        panic!("this machine has no GPU");
+    };
+    let host = GpuHost {
+        dev: "/dev".into(),
+        driver,
+        specs: Vec::new(),
+    };
+    for gpu in &gpus {
+        let edits = gpu.edits(&GpuParameters::default(), &host).unwrap();
+        println!("{}", serde_json::to_string_pretty(&edits).unwrap());
+        let edits = serde_json::to_value(&edits).unwrap();
+        let listed = |list: &str| edits[list].as_array().unwrap().clone();
+        for file in [listed("deviceNodes"), listed("mounts")].concat() {
+            let path = file["hostPath"].as_str().unwrap();
+            assert!(Path::new(path).exists(), "{path}");
+        }
+        let inside: Vec<_> = listed("mounts")
+            .iter()
+            .map(|mount| mount["containerPath"].to_string())
+            .collect();
+        for library in [
+            "libcuda.so.1",
+            "libnvidia-ml.so.1",
+            "libnvidia-ptxjitcompiler.so.1",
+        ] {
+            let names = inside
+                .iter()
+                .filter(|path| path.ends_with(&format!("/{library}\"")));
+            assert_eq!(names.count(), 2, "{library}: {inside:?}");
+        }
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&devices(&gpus, Unhealthy::Tainted)).unwrap()
+        );
     }
 }
