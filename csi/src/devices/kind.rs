@@ -18,6 +18,6 @@ pub trait Kind: Clone + PartialEq + Serialize + Send + Sync + 'static {
 
 /// Devices as a JSON document.
 pub(super) fn document<K: Kind>(devices: &[K]) -> String {
-    let shown = |device: &K| serde_json::json!({K::KEY: device, "trouble": device.trouble()});
+    let shown = |device: &K| serde_json::json!({(K::KEY): device, "trouble": device.trouble()});
     serde_json::Value::Array(devices.iter().map(shown).collect()).to_string()
 }

@@ -58,7 +58,7 @@ impl Node {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Mount {
     host_path: PathBuf,
-    pub(super) container_path: PathBuf,
+    container_path: PathBuf,
     options: [&'static str; 5],
 }
 
@@ -105,17 +105,14 @@ impl Specs {
 
     /// Writes the specification of a claim, whatever was there.
     pub(super) fn write(&self, uid: &str, devices: &[Given]) -> Result<(), FileError> {
-        let device = |given| {
-            let Given { device, edits } = given;
-            Device {
-                name: device_name(uid, device),
-                container_edits: edits,
-            }
-        };
+        let devices = devices.iter().map(|given| Device {
+            name: device_name(uid, &given.device),
+            container_edits: &given.edits,
+        });
         let spec = Spec {
             cdi_version: VERSION,
             kind: format!("{}/{CLASS}", self.driver),
-            devices: devices.iter().map(device).collect(),
+            devices: devices.collect(),
         };
         let path = self.path(uid);
         let content = serde_json::to_vec_pretty(&spec).map_err(std::io::Error::from);

@@ -96,7 +96,7 @@ impl Offered for Gpu {
         let own = own_node(self).ok_or(
             "its device node is not there; run nvidia-smi on the node, which makes it, or start nvidia-persistenced at each boot",
         )?;
-        let env = vec![
+        let mut env = vec![
             variable("PENSTOCK_GPU_DEVICE", &self.name(), &self.uuid),
             // Images that are made for NVIDIA's runtime ask it for all GPUs, which it gives where it is a node's default.
             "NVIDIA_VISIBLE_DEVICES=void".to_owned(),
@@ -117,6 +117,7 @@ impl Offered for Gpu {
                 ..Edits::default()
             });
         }
+        env.push(driver::for_triton());
         Ok(Edits {
             env,
             device_nodes: nodes(),

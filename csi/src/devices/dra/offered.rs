@@ -43,7 +43,7 @@ pub(in crate::devices) trait Offered: Kind {
 /// How a device is wanted: the `opaque.parameters` of a claim or a DeviceClass, of the API version `<driver>/v1alpha1`. Unknown fields must be
 /// refused: who writes one believes that it does something.
 pub(in crate::devices) trait Parameters:
-    Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync
+    Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
 {
     /// Their kind.
     const KIND: &'static str;

@@ -102,6 +102,12 @@ fn searched() -> [String; 2] {
     [format!("/usr/lib/{ARCH}-linux-gnu"), "/usr/lib64".to_owned()]
 }
 
+/// Triton (PyTorch's compiler) looks for libcuda in the cache of the image's linker, which does not have it.
+pub(super) fn for_triton() -> String {
+    let [_, folder] = searched();
+    format!("TRITON_LIBCUDA_PATH={folder}")
+}
+
 /// The names of the libraries in a folder, each with the file that it leads to.
 fn names(folder: &Path, version: &str) -> std::io::Result<BTreeSet<(String, String)>> {
     let files = LIBRARIES.map(|library| format!("{library}.so.{version}"));

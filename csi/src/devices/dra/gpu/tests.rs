@@ -119,10 +119,13 @@ async fn a_container_gets_the_device_nodes_and_the_drivers_libraries_by_all_thei
         for (name, file) in [
             ("libcuda.so", "libcuda"),
             ("libcuda.so.1", "libcuda"),
-            (&format!("libcuda.so.{VERSION}"), "libcuda"),
-            (&format!("libnvidia-gpucomp.so.{VERSION}"), "libnvidia-gpucomp"),
+            (format!("libcuda.so.{VERSION}").as_str(), "libcuda"),
+            (
+                format!("libnvidia-gpucomp.so.{VERSION}").as_str(),
+                "libnvidia-gpucomp",
+            ),
             ("libnvidia-ml.so.1", "libnvidia-ml"),
-            (&format!("libnvidia-ml.so.{VERSION}"), "libnvidia-ml"),
+            (format!("libnvidia-ml.so.{VERSION}").as_str(), "libnvidia-ml"),
         ] {
             mounts.push(json!({
                 "hostPath": format!("/run/driver/usr/lib/{ARCH}-linux-gnu/{file}.so.{VERSION}"),
@@ -139,6 +142,7 @@ async fn a_container_gets_the_device_nodes_and_the_drivers_libraries_by_all_thei
                 "env": [
                     "PENSTOCK_GPU_DEVICE_GPU_00000000_1111_2222_3333_444444444444=GPU-00000000-1111-2222-3333-444444444444",
                     "NVIDIA_VISIBLE_DEVICES=void",
+                    "TRITON_LIBCUDA_PATH=/usr/lib64",
                 ],
                 "deviceNodes": [device("nvidia0"), device("nvidiactl"), device("nvidia-uvm"), device("nvidia-uvm-tools")],
                 "mounts": mounts,
@@ -299,7 +303,7 @@ async fn where_nvidias_own_specification_describes_the_gpu_containers_get_it_by_
     // Made for another version of the driver, for other numbers, or for other GPUs: it describes what is not there.
     for (name, version, number) in [
         (uuid.as_str(), "570.1.1", "nvidia0"),
-        (&uuid, VERSION, "nvidia1"),
+        (uuid.as_str(), VERSION, "nvidia1"),
         ("1", VERSION, "nvidia0"),
     ] {
         fs::write(specs.join("nvidia.yaml"), theirs(name, version, number)).unwrap();
