@@ -3,8 +3,8 @@
 // Everything here is test code; clippy.toml allows these only inside of test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use penstock_csi::devices::kind::Kind as _;
 use penstock_csi::devices::{
+    kind::Kind as _,
     nic::{LinkLayer, Nic, PortState},
     source::Source as _,
     sysfs::Sysfs,

@@ -7,7 +7,7 @@ use kube::Api;
 use penstock_e2e::{
     Context, Namespace, Result, Wait, chart, client,
     command::{self, kubectl},
-    ensure, eventually, in_namespace, nodes,
+    eventually, in_namespace, nodes,
 };
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
