@@ -7,7 +7,7 @@
 //!                                privileged,           unprivileged,
 //!                                mounts and proves     serves FUSE
 //!
-//!  kubelet ──ListAndWatch, Allocate──▶ devices ──▶ sysfs                  (a DaemonSet of its own, if RDMA NICs are to be scheduled)
+//!  kubelet ──ListAndWatch, Allocate──▶ devices ──▶ sysfs, NVML            (a DaemonSet of its own, if RDMA NICs or GPUs are to be scheduled)
 //! ```
 //! One binary with a role each (and `mount`, one bucket on one machine without Kubernetes): they share protos, socket handling and the hand-over, and no process.
 #![deny(unsafe_code)]

@@ -23,7 +23,7 @@ enum Role {
     Node(node::Args),
     /// Serve the files of mounted volumes; runs unprivileged on every node.
     Agent(agent::Args),
-    /// Offer this node's RDMA NICs to pods; runs on every node.
+    /// Offer this node's RDMA NICs or GPUs to pods; runs on every node.
     Devices(devices::Args),
     /// Print this machine's RDMA NICs and GPUs, how they are, and how far apart.
     Inventory(devices::inventory::Args),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use penstock_csi::devices::{
+    kind::Kind as _,
     nic::{LinkLayer, Nic, PortState},
     source::Source as _,
     sysfs::Sysfs,

@@ -15,10 +15,14 @@ use serde_json::Value;
 
 const CRD: &str = "storageclusters.penstock.io";
 /// What is off by default, in each of its forms.
-const FORMS: [&[&str]; 3] = [
+const FORMS: [&[&str]; 4] = [
     &[],
     &["--set", "devices.enabled=true"],
     &["--set", "devices.enabled=true", "--set", "devices.mode=DRA"],
+    &[
+        "--set",
+        "devices.enabled=true,devices.mode=DRA,devices.gpu.enabled=true",
+    ],
 ];
 
 #[tokio::test]
@@ -45,6 +49,10 @@ async fn wrong_values_are_refused_by_name() -> Result<()> {
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("csi.agent.gateway.upstreams[0].name=x", "upstreams"),
         ("devices.mode=Both", "mode"),
+        (
+            "devices.enabled=true,devices.gpu.enabled=true",
+            "devices.mode=DRA",
+        ),
     ] {
         let Err(error) = rendered(&["--set", setting]).await else {
             penstock_e2e::bail!("{setting} was accepted");
@@ -109,7 +117,7 @@ async fn the_gateway_is_a_capability_that_storage_clusters_switch_on() -> Result
 }
 
 #[tokio::test]
-async fn only_the_node_container_is_privileged() -> Result<()> {
+async fn only_containers_that_mount_or_open_gpus_are_privileged() -> Result<()> {
     for form in FORMS {
         privileges_are_few(&rendered(form).await?)?;
     }
@@ -124,7 +132,7 @@ fn privileges_are_few(manifests: &str) -> Result<()> {
                 let name = container["name"].as_str().unwrap_or_default();
                 let security = &container["securityContext"];
                 if security["privileged"] == true {
-                    ensure!(name == "node", "container {name} is privileged");
+                    ensure!(["node", "gpus"].contains(&name), "container {name} is privileged");
                 } else {
                     ensure!(
                         security["allowPrivilegeEscalation"] == false,

@@ -1,4 +1,5 @@
-//! The DRA driver `rdma.penstock.io` (KEP-4381, `resource.k8s.io/v1`).
+//! DRA drivers (KEP-4381, `resource.k8s.io/v1`), one for each kind of device: `rdma.penstock.io`, `gpu.penstock.io`. What differs between
+//! kinds is behind the trait [`Offered`]; each has its own sockets, prepared claims, slices and CDI files.
 //!
 //! ```text
 //!  watch ──▶ slices ──▶ ResourceSlices of this node ──▶ scheduler ──allocation──▶ ResourceClaim
@@ -7,20 +8,21 @@
 //!  container runtime ──────────────────────────────────────────▶ device nodes in the container
 //! ```
 
+mod attribute;
 mod cdi;
 mod checkpoint;
 mod claim;
 mod device;
 mod file;
+pub(super) mod gpu;
 mod health;
+pub(super) mod nic;
+pub(super) mod offered;
 mod prepare;
 mod service;
 mod slices;
 
-use super::{
-    DRIVER,
-    watch::{Looking, Nics},
-};
+use super::watch::{Devices, Looking};
 use crate::{
     grpc::{self, Calls, ServeError},
     proto::{
@@ -31,9 +33,11 @@ use crate::{
 };
 use checkpoint::Checkpoint;
 use kube::{Client, Config};
+use offered::Offered;
 use penstock_service::{CancellationToken, Flag};
 use prepare::Preparer;
 use std::{path::PathBuf, sync::Arc};
+use tokio::sync::Mutex;
 use tonic::service::Routes;
 
 /// Where and how the driver works.
@@ -45,8 +49,6 @@ pub(super) struct Options {
     pub(super) kubelet: PathBuf,
     /// The container runtime's folder of CDI files.
     pub(super) cdi: PathBuf,
-    /// The host's folder of device nodes.
-    pub(super) dev: PathBuf,
 }
 
 /// Checks of readiness.
@@ -74,14 +76,14 @@ pub enum DraError {
     Serve(#[from] ServeError),
 }
 
-/// Serves the kubelet and publishes the node's NICs until `shutdown` fires.
+/// Serves the kubelet and publishes the node's devices of a kind until `shutdown` fires.
 ///
 /// # Errors
 /// When it cannot start, or serving ends by itself.
-pub(super) async fn serve(
+pub(super) async fn serve<K: Offered>(
     options: Options,
-    nics: Nics,
-    looking: Looking,
+    host: K::Host,
+    (devices, looking): (Devices<K>, Looking),
     flags: Flags,
     calls: Calls,
     shutdown: CancellationToken,
@@ -91,24 +93,25 @@ pub(super) async fn serve(
         published,
     } = flags;
     let client = Client::try_from(Config::incluster()?)?;
-    let folder = options.kubelet.join("plugins").join(DRIVER);
+    let folder = options.kubelet.join("plugins").join(K::DRIVER);
     let unusable = |error: &dyn std::error::Error| DraError::State(penstock_service::chain(error));
     let checkpoint = Checkpoint::open(&folder.join("claims")).map_err(|error| unusable(&error))?;
-    let specs = cdi::Specs::open(&options.cdi, &options.dev).map_err(|error| unusable(&error))?;
+    let specs = cdi::Specs::open(&options.cdi, K::DRIVER).map_err(|error| unusable(&error))?;
     let publisher = slices::Publisher::new(client.clone(), options.node.clone());
     let health = health::Health {
-        nics: nics.clone(),
+        devices: devices.clone(),
         looking,
         node: options.node.clone(),
         shutdown: shutdown.clone(),
     };
-    let preparer = Arc::new(Preparer::new(
-        client,
-        options.node,
-        nics.clone(),
+    let preparer = Arc::new(Preparer {
+        claims: client,
+        node: options.node,
+        devices: devices.clone(),
+        host,
         specs,
-        checkpoint,
-    ));
+        checkpoint: Mutex::new(checkpoint),
+    });
     // Before anybody can ask: after a reboot, the kubelet starts the containers of claims that it holds to be prepared.
     preparer.replay().await;
 
@@ -119,7 +122,7 @@ pub(super) async fn serve(
         .add_service(DraResourceHealthServer::new(health));
     let plugin = Plugin {
         kind: "DRAPlugin",
-        name: DRIVER.to_owned(),
+        name: K::DRIVER.to_owned(),
         endpoint: socket.clone(),
         versions: service::SERVICES
             .iter()
@@ -130,11 +133,11 @@ pub(super) async fn serve(
     };
     let registry = options
         .kubelet
-        .join(format!("plugins_registry/{DRIVER}-reg.sock"));
+        .join(format!("plugins_registry/{}-reg.sock", K::DRIVER));
     let served = grpc::serve(&socket, routes, calls.clone(), shutdown.clone());
     let registering = registration::serve(registry, plugin, registered, calls, shutdown.clone());
     let publishing = async {
-        publisher.keep(nics, published, shutdown).await;
+        publisher.keep(devices, published, shutdown).await;
         Ok(())
     };
     tokio::try_join!(served, registering, publishing)?;

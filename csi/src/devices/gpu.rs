@@ -1,6 +1,6 @@
 //! What is known of a GPU.
 
-use super::nic::Pci;
+use super::{kind::Kind, nic::Pci};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -97,9 +97,15 @@ pub(super) fn is_of_gpu(xid: u64) -> bool {
     !OF_PROGRAMS.contains(&xid)
 }
 
-impl Gpu {
-    /// Why nobody should be given it now.
-    pub fn trouble(&self) -> Option<String> {
+impl Kind for Gpu {
+    const NAME: &'static str = "GPU";
+    const KEY: &'static str = "gpu";
+
+    fn id(&self) -> &str {
+        &self.uuid
+    }
+
+    fn trouble(&self) -> Option<String> {
         let health = &self.health;
         if health.lost {
             return Some("it does not answer; reset it, or reboot the node".to_owned());

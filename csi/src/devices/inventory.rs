@@ -3,6 +3,7 @@
 use super::{
     distance::{Between, Distance, distances},
     gpu::Gpu,
+    kind::Kind,
     nic::Nic,
     nvml::Nvidia,
     source::{GpuSource as _, Gpus, Source as _, SourceError},
@@ -73,6 +74,15 @@ struct Seen<D> {
     trouble: Option<String>,
 }
 
+impl<D: Kind> Seen<D> {
+    fn of(device: D) -> Self {
+        Self {
+            trouble: device.trouble(),
+            device,
+        }
+    }
+}
+
 /// Writes the inventory to standard output.
 ///
 /// # Errors
@@ -80,7 +90,7 @@ struct Seen<D> {
 pub fn run(args: Args) -> Result<(), InventoryError> {
     let sysfs = Sysfs::new(args.sysfs);
     let nics = sysfs.nics()?;
-    let gpus = Nvidia::new(sysfs, args.dev, args.nvml).gpus()?;
+    let gpus = Nvidia::new(sysfs, args.dev, args.nvml.into_iter().collect()).gpus()?;
     let inventory = Inventory::of(nics, gpus);
     let text = match args.output {
         Output::Text => inventory.to_string(),
@@ -100,20 +110,8 @@ impl Inventory {
         };
         Self {
             distances: distances(&nics, &gpus),
-            nics: nics
-                .into_iter()
-                .map(|nic| Seen {
-                    trouble: nic.trouble(),
-                    device: nic,
-                })
-                .collect(),
-            gpus: gpus
-                .into_iter()
-                .map(|gpu| Seen {
-                    trouble: gpu.trouble(),
-                    device: gpu,
-                })
-                .collect(),
+            nics: nics.into_iter().map(Seen::of).collect(),
+            gpus: gpus.into_iter().map(Seen::of).collect(),
             no_gpus,
         }
     }

@@ -1,5 +1,6 @@
 //! What is known of an RDMA NIC.
 
+use super::kind::Kind;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::Ipv6Addr, path::PathBuf};
 
@@ -100,9 +101,16 @@ pub struct Gid {
     pub roce_v2: bool,
 }
 
-impl Nic {
-    /// Why nobody should be given it now: none of its ports carries data.
-    pub fn trouble(&self) -> Option<String> {
+impl Kind for Nic {
+    const NAME: &'static str = "RDMA device";
+    const KEY: &'static str = "nic";
+
+    fn id(&self) -> &str {
+        &self.name
+    }
+
+    /// None of its ports carries data.
+    fn trouble(&self) -> Option<String> {
         if self.ports.iter().any(|port| port.state == PortState::Active) {
             return None;
         }
@@ -117,7 +125,9 @@ impl Nic {
             states.join(", ")
         })
     }
+}
 
+impl Nic {
     /// The port that speaks for the device: the first that carries data, or else the first.
     pub fn port(&self) -> Option<&Port> {
         let active = self.ports.iter().find(|port| port.state == PortState::Active);
@@ -144,12 +154,6 @@ impl fmt::Display for LinkLayer {
             Self::Unknown => "Unknown",
         })
     }
-}
-
-/// NICs as a JSON document.
-pub(super) fn document(nics: &[Nic]) -> String {
-    let shown = |nic: &Nic| serde_json::json!({"nic": nic, "trouble": nic.trouble()});
-    serde_json::Value::Array(nics.iter().map(shown).collect()).to_string()
 }
 
 #[cfg(test)]

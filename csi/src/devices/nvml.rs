@@ -1,5 +1,7 @@
 //! GPUs as NVIDIA's driver shows them (NVML, loaded when it is first asked).
 
+pub mod recorded;
+
 use super::{
     gpu::{Gpu, Health, Instance, Mig, Recovery, is_of_gpu},
     source::{GpuSource, Gpus, SourceError},
@@ -26,7 +28,9 @@ use std::{
 };
 
 /// The library, whose other name is for compilers only.
-const LIBRARY: &str = "libnvidia-ml.so.1";
+pub(super) const LIBRARY: &str = "libnvidia-ml.so.1";
+/// Device nodes that users of any GPU open.
+const SHARED_NODES: [&str; 4] = ["nvidiactl", "nvidia-modeset", "nvidia-uvm", "nvidia-uvm-tools"];
 /// Links that a GPU may have (`NVML_NVLINK_MAX_LINKS`).
 const MOST_LINKS: u32 = 18;
 /// How long one wait for an error takes, in milliseconds.
@@ -49,19 +53,26 @@ pub struct NvidiaDriver {
 pub struct Nvidia {
     sysfs: Sysfs,
     dev: PathBuf,
-    library: Option<PathBuf>,
+    libraries: Vec<PathBuf>,
     driver: Mutex<Option<Arc<NvidiaDriver>>>,
 }
 
 impl Nvidia {
-    /// Of the machine whose sysfs and device nodes these are. `library` is where NVML is, unless the linker finds it.
-    pub fn new(sysfs: Sysfs, dev: PathBuf, library: Option<PathBuf>) -> Self {
+    /// Of the machine whose sysfs and device nodes these are. `libraries` is where NVML may be; without any, the linker has to find it.
+    pub fn new(sysfs: Sysfs, dev: PathBuf, libraries: Vec<PathBuf>) -> Self {
         Self {
             sysfs,
             dev,
-            library,
+            libraries,
             driver: Mutex::default(),
         }
+    }
+
+    /// Where it is now: the driver may be installed while this program runs.
+    fn library(&self) -> &OsStr {
+        let there = self.libraries.iter().find(|path| path.exists());
+        let path = there.or(self.libraries.first());
+        path.map_or(OsStr::new(LIBRARY), |path| path.as_os_str())
     }
 }
 
@@ -71,7 +82,7 @@ impl GpuSource for Nvidia {
             let mut loaded = lock(&self.driver);
             match &*loaded {
                 Some(driver) => Arc::clone(driver),
-                None => match NvidiaDriver::load(&self.sysfs, &self.dev, self.library.as_deref()) {
+                None => match NvidiaDriver::load(&self.sysfs, &self.dev, self.library()) {
                     Ok(driver) => Arc::clone(loaded.insert(Arc::new(driver))),
                     Err(why) => return Ok(Gpus::None(why)),
                 },
@@ -86,9 +97,8 @@ impl GpuSource for Nvidia {
 
 impl NvidiaDriver {
     /// The inner error says why there is none.
-    fn load(sysfs: &Sysfs, dev: &Path, library: Option<&Path>) -> Result<Self, String> {
-        let path = library.map_or(OsStr::new(LIBRARY), Path::as_os_str);
-        let loaded = Nvml::builder().lib_path(path).init();
+    fn load(sysfs: &Sysfs, dev: &Path, library: &OsStr) -> Result<Self, String> {
+        let loaded = Nvml::builder().lib_path(library).init();
         let nvml = Arc::new(loaded.map_err(|error| match error {
             NvmlError::LibloadingError(error) => format!("NVIDIA's driver is not installed here: {error}"),
             NvmlError::DriverNotLoaded => "NVIDIA's kernel driver is not loaded".to_owned(),
@@ -139,8 +149,7 @@ impl NvidiaDriver {
         let address = pci_address(&device.pci_info()?.bus_id);
         let place = self.sysfs.pci_function(&address);
         let node = device.minor_number().ok().map(|minor| format!("nvidia{minor}"));
-        let shared = ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"].map(str::to_owned);
-        let nodes = node.into_iter().chain(shared).map(PathBuf::from);
+        let nodes = node.into_iter().chain(SHARED_NODES.map(str::to_owned));
         let capability = device.cuda_compute_capability().ok();
         Ok(Gpu {
             index,
@@ -162,7 +171,10 @@ impl NvidiaDriver {
             mig: mig(device),
             nvlinks: nvlinks(device),
             health: health(device, lock(&self.errors).get(&uuid).copied()),
-            nodes: nodes.filter(|node| self.dev.join(node).exists()).collect(),
+            nodes: nodes
+                .map(PathBuf::from)
+                .filter(|node| self.dev.join(node).exists())
+                .collect(),
             uuid,
         })
     }
@@ -323,7 +335,7 @@ mod tests {
     #[test]
     fn a_machine_without_the_driver_has_no_gpus_and_says_why() {
         let library = PathBuf::from("/nonexistent/libnvidia-ml.so.1");
-        let nvidia = Nvidia::new(Sysfs::new("/sys".into()), "/dev".into(), Some(library));
+        let nvidia = Nvidia::new(Sysfs::new("/sys".into()), "/dev".into(), vec![library]);
         let Gpus::None(why) = nvidia.gpus().unwrap() else {
             panic!("it found some");
         };

@@ -8,7 +8,7 @@
 //! empties that folder when it starts, so that each plugin must notice by itself and come again, while it looks through
 //! `plugins_registry` at each start.
 
-use super::{nic::Nic, units::Units, watch::Nics};
+use super::{kind::Kind as _, nic::Nic, units::Units, watch::Nics};
 use crate::{
     grpc::{self, Calls, ServeError},
     proto::deviceplugin::{

@@ -48,4 +48,12 @@ pub enum SourceError {
         /// Why.
         source: nvml_wrapper::error::NvmlError,
     },
+    /// The double of NVML.
+    #[error("cannot read recorded GPUs in {}", .file.display())]
+    Recorded {
+        /// Where they should be.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }

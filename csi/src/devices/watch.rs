@@ -1,9 +1,6 @@
 //! Looking at the devices again and again, so that what comes, goes, fails and recovers is known.
 
-use super::{
-    nic::Nic,
-    source::{Source, SourceError},
-};
+use super::{kind::Kind, nic::Nic, source::SourceError};
 use penstock_service::{CancellationToken, chain};
 use std::{
     sync::{
@@ -15,7 +12,10 @@ use std::{
 use tokio::sync::watch;
 
 /// What is there, as of the last look. All receivers see the same.
-pub type Nics = watch::Receiver<Arc<Vec<Nic>>>;
+pub type Devices<K> = watch::Receiver<Arc<Vec<K>>>;
+
+/// The NICs that are there.
+pub type Nics = Devices<Nic>;
 
 /// Whether looking works.
 #[derive(Clone)]
@@ -43,16 +43,17 @@ impl Looking {
     }
 }
 
-/// Looks once, and then every `period` until `shutdown` fires. When a later look fails, what was there counts as being there.
+/// Calls `look` once, and then every `period` until `shutdown` fires. When a later look fails, what was there counts as being there.
 ///
 /// # Errors
 /// When the first look fails.
-pub async fn start(
-    source: Arc<dyn Source>,
+pub async fn start<K: Kind>(
+    look: impl Fn() -> Result<Vec<K>, SourceError> + Send + Sync + 'static,
     period: Duration,
     shutdown: CancellationToken,
-) -> Result<(Nics, Looking), SourceError> {
-    let first = source.nics()?;
+) -> Result<(Devices<K>, Looking), SourceError> {
+    let look = Arc::new(look);
+    let first = look()?;
     tell(&[], &first);
     let (sender, receiver) = watch::channel(Arc::new(first));
     let looking = Looking {
@@ -67,19 +68,19 @@ pub async fn start(
             .await
             .is_some()
         {
-            let source = Arc::clone(&source);
-            let Ok(found) = tokio::task::spawn_blocking(move || source.nics()).await else {
+            let look = Arc::clone(&look);
+            let Ok(found) = tokio::task::spawn_blocking(move || look()).await else {
                 continue;
             };
             match found {
-                Ok(nics) => {
+                Ok(found) => {
                     failing.store(false, Ordering::Relaxed);
                     state.looked(Ok(()));
                     sender.send_if_modified(|known| {
-                        let changed = **known != nics;
+                        let changed = **known != found;
                         if changed {
-                            tell(known, &nics);
-                            *known = Arc::new(nics);
+                            tell(known, &found);
+                            *known = Arc::new(found);
                         }
                         changed
                     });
@@ -98,27 +99,22 @@ pub async fn start(
 }
 
 /// One log line for each device that came, went, failed or recovered.
-fn tell(before: &[Nic], now: &[Nic]) {
-    for nic in now {
-        let old = before.iter().find(|old| old.name == nic.name);
-        let (was, is) = (old.map(Nic::trouble), nic.trouble());
-        match (was, is) {
-            (None, None) => {
-                tracing::info!(nic = nic.name, nodes = ?nic.nodes, numa = nic.numa_node, "an RDMA device is there")
-            }
-            (None, Some(why)) => {
-                tracing::warn!(nic = nic.name, "an RDMA device is there and unhealthy: {why}")
-            }
-            (Some(None), Some(why)) => tracing::warn!(nic = nic.name, "an RDMA device is unhealthy: {why}"),
-            (Some(Some(_)), None) => tracing::info!(nic = nic.name, "an RDMA device is healthy again"),
+fn tell<K: Kind>(before: &[K], now: &[K]) {
+    let kind = K::NAME;
+    for device in now {
+        let id = device.id();
+        let old = before.iter().find(|old| old.id() == id);
+        match (old.map(K::trouble), device.trouble()) {
+            (None, None) => tracing::info!("{kind} {id} is there"),
+            (None, Some(why)) => tracing::warn!("{kind} {id} is there and unhealthy: {why}"),
+            (Some(None), Some(why)) => tracing::warn!("{kind} {id} is unhealthy: {why}"),
+            (Some(Some(_)), None) => tracing::info!("{kind} {id} is healthy again"),
             (Some(_), _) => {}
         }
     }
-    for nic in before
-        .iter()
-        .filter(|old| now.iter().all(|nic| nic.name != old.name))
-    {
-        tracing::warn!(nic = nic.name, "an RDMA device is gone");
+    let gone = |old: &&K| now.iter().all(|device| device.id() != old.id());
+    for device in before.iter().filter(gone) {
+        tracing::warn!("{kind} {} is gone", device.id());
     }
 }
 
@@ -127,12 +123,13 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// A source that answers what it is told to.
-    struct Scripted(Mutex<Vec<Result<Vec<Nic>, ()>>>);
+    /// What looks find, one after the other; the last again and again.
+    type Script = Arc<Mutex<Vec<Result<Vec<Nic>, ()>>>>;
 
-    impl Source for Scripted {
-        fn nics(&self) -> Result<Vec<Nic>, SourceError> {
-            let mut script = self.0.lock().unwrap();
+    fn scripted(script: &Script) -> impl Fn() -> Result<Vec<Nic>, SourceError> + use<> {
+        let script = Arc::clone(script);
+        move || {
+            let mut script = script.lock().unwrap();
             let answer = if script.len() > 1 {
                 script.remove(0)
             } else {
@@ -148,9 +145,9 @@ mod tests {
     #[tokio::test]
     async fn a_look_that_fails_keeps_what_was_there_and_says_so() {
         let nic = crate::devices::nic::tests::nic("mlx5_0");
-        let source = Arc::new(Scripted(Mutex::new(vec![Ok(vec![nic.clone()]), Err(())])));
+        let script = Arc::new(Mutex::new(vec![Ok(vec![nic.clone()]), Err(())]));
         let shutdown = CancellationToken::new();
-        let (nics, looking) = start(source.clone(), Duration::from_millis(5), shutdown.clone())
+        let (nics, looking) = start(scripted(&script), Duration::from_millis(5), shutdown.clone())
             .await
             .unwrap();
         while looking.check().is_ok() {
@@ -160,7 +157,7 @@ mod tests {
         assert!(why.contains("/host/sys") && why.contains("gone"), "{why}");
         assert_eq!(nics.borrow().as_slice(), std::slice::from_ref(&nic));
 
-        *source.0.lock().unwrap() = vec![Ok(vec![])];
+        *script.lock().unwrap() = vec![Ok(vec![])];
         let mut nics = nics;
         nics.changed().await.unwrap();
         assert!(nics.borrow().is_empty());
@@ -170,8 +167,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_machine_that_cannot_be_looked_at_is_an_error_at_the_start() {
-        let source = Arc::new(Scripted(Mutex::new(vec![Err(())])));
-        let outcome = start(source, Duration::from_secs(1), CancellationToken::new()).await;
+        let script = Arc::new(Mutex::new(vec![Err(())]));
+        let outcome = start(
+            scripted(&script),
+            Duration::from_secs(1),
+            CancellationToken::new(),
+        )
+        .await;
         assert!(outcome.is_err());
     }
 }

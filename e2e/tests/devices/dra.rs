@@ -1,6 +1,10 @@
 //! The DRA driver: ResourceClaims of the class `rdma.penstock.io`.
 
-use crate::machine::{Mode, phase, printed, restart_kubelet, told, with_nics};
+use crate::{
+    claims::{self, apply_template},
+    machine::{Mode, restart_kubelet, with_nics},
+    pods::{phase, printed, shown, told},
+};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::{
     Api,
@@ -14,21 +18,9 @@ const LOOK: &str = "ls /dev/infiniband; env | grep PENSTOCK_RDMA_DEVICE_; for no
 const FIRST: &str = "uverbs0\nPENSTOCK_RDMA_DEVICE_RXE0=rxe0\n";
 const SECOND: &str = "uverbs1\nPENSTOCK_RDMA_DEVICE_RXE1=rxe1\n";
 
-/// A claim template for one NIC; `request` is merged into what is asked for.
+/// A claim template for one NIC that fits `selector`.
 async fn template(ns: &Namespace, name: &str, selector: Option<&str>) -> Result<()> {
-    let mut exactly = json!({"deviceClassName": "rdma.penstock.io"});
-    if let Some(expression) = selector {
-        exactly["selectors"] = json!([{"cel": {"expression": expression}}]);
-    }
-    let spec = json!({"devices": {"requests": [{"name": "nic", "exactly": exactly}]}});
-    apply_template(ns, name, spec).await
-}
-
-async fn apply_template(ns: &Namespace, name: &str, spec: serde_json::Value) -> Result<()> {
-    let object = json!({
-        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": name}, "spec": {"spec": spec},
-    });
-    ns.apply(&object).await.map(drop)
+    claims::template(ns, name, "rdma.penstock.io", selector).await
 }
 
 #[tokio::test]
@@ -158,20 +150,6 @@ async fn an_unhealthy_nic_is_tainted_and_not_given_until_it_recovers() -> Result
         .await?;
         ensure!(waits.log().await? == FIRST, "it has the NIC");
         Ok(())
-    })
-    .await
-}
-
-/// Waits until a pod's status says that its NIC is healthy or not (KEP-4680).
-async fn shown(ns: &Namespace, pod: &str, health: &str) -> Result<()> {
-    let path = "jsonpath={.status.containerStatuses[0].allocatedResourcesStatus[*].resources[*].health}";
-    eventually(&format!("the status of {pod} says {health}"), async || {
-        let now = command::kubectl(&["-n", &ns.name, "get", "pod", pod, "-o", path]).await?;
-        Ok(if now == health {
-            Wait::Done(())
-        } else {
-            Wait::NotYet(now)
-        })
     })
     .await
 }

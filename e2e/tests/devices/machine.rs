@@ -1,26 +1,28 @@
-//! Nodes with RDMA NICs that they do not have: a recorded sysfs in a folder of each node, whose device nodes are harmless ones
-//! (`/dev/null` by another name). Everything else is real: the kubelet, the scheduler, the container runtime, the driver.
+//! Nodes with RDMA NICs and GPUs that they do not have: a recorded sysfs and recorded answers of NVML in a folder of each node, whose device
+//! nodes are harmless ones (`/dev/null` by another name). Everything else is real: the kubelet, the scheduler, the container runtime, the driver.
 
+use crate::recorded::{GPU_DRIVER, gpu_name, gpu_settings};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use penstock_e2e::{
-    Context, Namespace, Pod, Result, Wait, chart, client,
+    Context, Namespace, Result, Wait, chart, client,
     command::{self, kubectl},
-    ensure, eventually, in_namespace, nodes,
+    eventually, in_namespace, nodes,
 };
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Mutex;
 
 /// Where the recorded trees are, on the nodes.
-const FOLDER: &str = "/var/lib/penstock/e2e-devices";
+pub const FOLDER: &str = "/var/lib/penstock/e2e-devices";
 /// The resource under test.
 pub const RDMA: &str = "penstock.io/rdma";
 /// Units of a NIC.
 pub const UNITS: u32 = 4;
 
 /// Makes a node's tree one without devices.
-const EMPTY: &str = "mkdir -p /machine/sys/class /machine/dev && rm -rf /machine/sys/class/* /machine/sys/devices /machine/dev/*";
+const EMPTY: &str = "mkdir -p /machine/sys/class /machine/dev /machine/driver/usr && \
+    rm -rf /machine/sys/class/* /machine/sys/devices /machine/dev/* /machine/driver/usr/* /cdi/nvidia-e2e.yaml";
 
 /// The one installation is shared, so one test at a time has it its way.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -35,6 +37,19 @@ pub enum Mode {
     Dra,
 }
 
+/// What the node with devices has.
+#[derive(Debug, Clone, Copy)]
+pub struct Has<'a> {
+    /// How it is offered.
+    pub mode: Mode,
+    /// soft-RoCE devices, by their names.
+    pub nics: &'a [&'a str],
+    /// NICs on a PCI bus, by their names and their root complexes.
+    pub cards: &'a [(&'a str, &'a str)],
+    /// GPUs, by the root complexes that they are below, if GPUs are offered.
+    pub gpus: Option<&'a [&'a str]>,
+}
+
 /// The nodes of the cluster, and what they pretend to have.
 pub struct Machines {
     /// The test's namespace, in which a pod per node writes its tree.
@@ -43,12 +58,23 @@ pub struct Machines {
     pub node: String,
 }
 
-/// Runs `test` with the chart's `devices` looking at recorded trees: one node has the soft-RoCE devices `names`.
+/// Runs `test` on a cluster in which one node has the soft-RoCE devices `nics`.
 pub async fn with_nics(
     mode: Mode,
-    names: &[&str],
+    nics: &[&str],
     test: impl AsyncFnOnce(&Machines) -> Result<()>,
 ) -> Result<()> {
+    let has = Has {
+        mode,
+        nics,
+        cards: &[],
+        gpus: None,
+    };
+    with_devices(has, test).await
+}
+
+/// Runs `test` with the chart's `devices` looking at recorded machines: one node has devices, the others have none.
+pub async fn with_devices(has: Has<'_>, test: impl AsyncFnOnce(&Machines) -> Result<()>) -> Result<()> {
     WAITING.fetch_add(1, Ordering::SeqCst);
     let _turn = TURN.lock().await;
     WAITING.fetch_sub(1, Ordering::SeqCst);
@@ -59,12 +85,19 @@ pub async fn with_nics(
         for name in &all {
             machines.prepare(name).await?;
         }
-        let outcome = machines.run(mode, names, test).await;
+        let outcome = machines.run(has, test).await;
         for name in &all {
             // The folder is on the node and outlives the namespace. The driver that runs has mounted what is in it.
             let last = WAITING.load(Ordering::SeqCst) == 0;
             machines
-                .shell_on(name, if last { "rm -rf /machine/*" } else { EMPTY })
+                .shell_on(
+                    name,
+                    if last {
+                        "rm -rf /machine/* /cdi/nvidia-e2e.yaml"
+                    } else {
+                        EMPTY
+                    },
+                )
                 .await?;
         }
         outcome
@@ -78,30 +111,44 @@ pub async fn with_nics(
 }
 
 impl Machines {
-    async fn run(
-        &self,
-        mode: Mode,
-        names: &[&str],
-        test: impl AsyncFnOnce(&Self) -> Result<()>,
-    ) -> Result<()> {
-        for (number, name) in names.iter().enumerate() {
+    async fn run(&self, has: Has<'_>, test: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
+        for (number, name) in has.nics.iter().enumerate() {
             self.add(name, number).await?;
         }
-        Self::install(mode, &[]).await?;
-        match mode {
+        for (number, (name, root)) in has.cards.iter().enumerate() {
+            self.add_card(name, has.nics.len() + number, root).await?;
+        }
+        if let Some(roots) = has.gpus {
+            self.install_driver().await?;
+            self.add_gpus(roots).await?;
+            Self::install(has.mode, &gpu_settings()).await?;
+        } else {
+            Self::install(has.mode, &[""; 0]).await?;
+        }
+        let cards = has.cards.iter().map(|(name, _)| *name);
+        let names: Vec<_> = has.nics.iter().copied().chain(cards).collect();
+        match has.mode {
             Mode::DevicePlugin => self.allocatable(UNITS * u32::try_from(names.len())?).await?,
-            Mode::Dra => {
+            Mode::Dra if !names.is_empty() => {
                 self.published("all NICs are offered, healthy", |slice| {
                     names.iter().all(|name| slice.contains(name)) && !slice.contains("unhealthy")
                 })
                 .await?;
             }
+            Mode::Dra => {}
+        }
+        if let Some(roots) = has.gpus {
+            self.published_by(GPU_DRIVER, "all GPUs are offered, healthy", |slice| {
+                (0..roots.len()).all(|number| slice.contains(&gpu_name(number)))
+                    && !slice.contains("unhealthy")
+            })
+            .await?;
         }
         test(self).await
     }
 
     /// Installs the chart with devices; `more` goes to helm.
-    pub async fn install(mode: Mode, more: &[&str]) -> Result<()> {
+    pub async fn install(mode: Mode, more: &[impl AsRef<str>]) -> Result<()> {
         let units = format!("devices.devicePlugin.sharedUnits={UNITS}");
         let (sysfs, dev) = (
             format!("devices.sysfs={FOLDER}/sys"),
@@ -115,7 +162,7 @@ impl Machines {
         for setting in [mode, &units, &sysfs, &dev] {
             args.extend(["--set", setting]);
         }
-        args.extend(more);
+        args.extend(more.iter().map(|argument| argument.as_ref()));
         chart::install(&args).await.map(drop)
     }
 
@@ -163,47 +210,6 @@ impl Machines {
         self.shell_on(&self.node, &format!("cd /machine\n{script}")).await
     }
 
-    /// Gives the node a soft-RoCE device, in the format of Linux 6.1.
-    pub async fn add(&self, name: &str, number: usize) -> Result<()> {
-        self.shell(&format!(
-            "nic=sys/devices/virtual/infiniband/{name} verbs=sys/devices/virtual/infiniband_verbs/uverbs{number}
-             mkdir -p $nic/ports/1/gids $nic/ports/1/gid_attrs/types $nic/ports/1/gid_attrs/ndevs $verbs dev/infiniband \\
-               sys/class/infiniband sys/class/infiniband_verbs
-             echo > $nic/fw_ver
-             echo b88f:11ff:fe1b:3d{number:02x} > $nic/node_guid
-             echo eth0 > $nic/parent
-             echo Ethernet > $nic/ports/1/link_layer
-             echo '25 Gb/sec (1X EDR)' > $nic/ports/1/rate
-             echo 0000:0000:0000:0000:0000:ffff:0a63:0001 > $nic/ports/1/gids/1
-             echo 'RoCE v2' > $nic/ports/1/gid_attrs/types/1
-             echo eth0 > $nic/ports/1/gid_attrs/ndevs/1
-             echo '4: ACTIVE' > $nic/ports/1/state
-             echo {name} > $verbs/ibdev
-             printf 'MAJOR=231\\nMINOR=%s\\nDEVNAME=infiniband/uverbs{number}\\nDEVMODE=0666\\n' $((192 + {number})) > $verbs/uevent
-             [ -e dev/infiniband/uverbs{number} ] || mknod -m 666 dev/infiniband/uverbs{number} c 1 3
-             ln -sfn ../../devices/virtual/infiniband_verbs/uverbs{number} sys/class/infiniband_verbs/uverbs{number}
-             ln -sfn ../../devices/virtual/infiniband/{name} sys/class/infiniband/{name}"
-        ))
-        .await
-        .map(drop)
-    }
-
-    /// Takes a device from the node, as `rdma link delete` does.
-    pub async fn remove(&self, name: &str) -> Result<()> {
-        self.shell(&format!("rm sys/class/infiniband/{name}"))
-            .await
-            .map(drop)
-    }
-
-    /// Sets the state of a device's port, as `1: DOWN`.
-    pub async fn set_state(&self, name: &str, state: &str) -> Result<()> {
-        self.shell(&format!(
-            "echo '{state}' > sys/class/infiniband/{name}/ports/1/state"
-        ))
-        .await
-        .map(drop)
-    }
-
     /// Waits until the scheduler may give away so many units on the node.
     pub async fn allocatable(&self, units: u32) -> Result<()> {
         let node = self.node.clone();
@@ -219,43 +225,51 @@ impl Machines {
         .await
     }
 
-    /// Waits until the node's slices, as JSON, are as `wanted`.
+    /// Waits until the node's slices of NICs, as JSON, are as `wanted`.
     pub async fn published(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let selector = format!("spec.driver=rdma.penstock.io,spec.nodeName={}", self.node);
-        eventually(&format!("the slices of {}: {what}", self.node), async || {
-            let list = kubectl(&[
-                "get",
-                "resourceslices",
-                "--field-selector",
-                &selector,
-                "-o",
-                "json",
-            ])
-            .await?;
-            let list: Value = serde_json::from_str(&list)?;
-            let slices: Vec<_> = list["items"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|slice| &slice["spec"])
-                .collect();
-            let text = serde_json::to_string(&slices)?;
-            let reached = !slices.is_empty() && wanted(&text);
-            Ok(if reached {
-                Wait::Done(())
-            } else {
-                Wait::NotYet(text)
-            })
-        })
+        self.published_by("rdma.penstock.io", what, wanted).await
+    }
+
+    /// Waits until the node's slices of a driver, as JSON, are as `wanted`.
+    pub async fn published_by(&self, driver: &str, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let selector = format!("spec.driver={driver},spec.nodeName={}", self.node);
+        eventually(
+            &format!("the slices of {driver} on {}: {what}", self.node),
+            async || {
+                let list = kubectl(&[
+                    "get",
+                    "resourceslices",
+                    "--field-selector",
+                    &selector,
+                    "-o",
+                    "json",
+                ])
+                .await?;
+                let list: Value = serde_json::from_str(&list)?;
+                let slices: Vec<_> = list["items"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|slice| &slice["spec"])
+                    .collect();
+                let text = serde_json::to_string(&slices)?;
+                let reached = !slices.is_empty() && wanted(&text);
+                Ok(if reached {
+                    Wait::Done(())
+                } else {
+                    Wait::NotYet(text)
+                })
+            },
+        )
         .await
     }
 
-    /// How many claims have a CDI file on the node.
+    /// How many CDI files there are on the node: one for each claim and driver.
     pub async fn specs(&self) -> Result<usize> {
         let files = self.shell("ls /cdi").await?;
         Ok(files
             .lines()
-            .filter(|name| name.starts_with("rdma.penstock.io-"))
+            .filter(|name| name.contains(".penstock.io-"))
             .count())
     }
 
@@ -296,7 +310,9 @@ impl Machines {
         eventually("the driver's pod is replaced and ready", async || {
             let pods = driver_pods(&self.node).await?;
             let ready = pods["items"].as_array().into_iter().flatten().any(|pod| {
-                pod["metadata"]["uid"] != old && pod["status"]["containerStatuses"][0]["ready"] == true
+                let containers = pod["status"]["containerStatuses"].as_array();
+                let ready = |all: &Vec<Value>| all.iter().all(|container| container["ready"] == true);
+                pod["metadata"]["uid"] != old && containers.is_some_and(ready)
             });
             Ok(if ready {
                 Wait::Done(())
@@ -335,40 +351,6 @@ pub async fn offered(ns: &Namespace, node: &str) -> Result<Option<String>> {
         .and_then(|status| status.allocatable)
         .unwrap_or_default();
     Ok(allocatable.get(RDMA).map(|quantity| quantity.0.clone()))
-}
-
-/// Waits until an Event of the namespace says `needle`.
-pub async fn told(ns: &Namespace, needle: &str) -> Result<()> {
-    eventually(&format!("an Event says {needle:?}"), async || {
-        let events = kubectl(&["-n", &ns.name, "get", "events", "-o", "json"]).await?;
-        Ok(if events.contains(needle) {
-            Wait::Done(())
-        } else {
-            Wait::NotYet("no such Event".into())
-        })
-    })
-    .await
-}
-
-/// Waits until a pod has printed exactly this.
-pub async fn printed(pod: &Pod, wanted: &str) -> Result<()> {
-    eventually("the pod has printed what it sees", async || {
-        let log = pod.log().await?;
-        Ok(if log == wanted {
-            Wait::Done(())
-        } else {
-            Wait::NotYet(log)
-        })
-    })
-    .await
-}
-
-/// The phase of a pod.
-pub async fn phase(ns: &Namespace, pod: &str) -> Result<String> {
-    let pod = ns.api::<k8s_openapi::api::core::v1::Pod>().get(pod).await?;
-    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-    ensure!(!phase.is_empty(), "a pod without a phase");
-    Ok(phase)
 }
 
 /// Kills a node's kubelet and starts it again, in the throwaway cluster. False, with a note, where the nodes are not ours to break.

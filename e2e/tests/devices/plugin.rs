@@ -1,6 +1,9 @@
 //! The device plugin: `penstock.io/rdma` in a pod's limits.
 
-use crate::machine::{Machines, Mode, RDMA, UNITS, offered, phase, restart_kubelet, told, with_nics};
+use crate::{
+    machine::{Machines, Mode, RDMA, UNITS, offered, restart_kubelet, with_nics},
+    pods::{phase, told},
+};
 use penstock_e2e::{Context, Result, Wait, client, ensure, eventually, nodes};
 
 /// Tells which device nodes a container has, and opens one of them.

@@ -6,6 +6,7 @@
 use super::{
     claim::Allocated,
     file::{self, FileError, failed},
+    offered::Parameters,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,10 +22,10 @@ const VERSION: u32 = 1;
 /// A prepared claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Prepared {
+pub(super) struct Prepared<P> {
     pub(super) namespace: String,
     pub(super) name: String,
-    pub(super) devices: Vec<Allocated>,
+    pub(super) devices: Vec<Allocated<P>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,14 +50,14 @@ pub(super) enum CheckpointError {
     },
 }
 
-/// The prepared claims of this node.
+/// The prepared claims of this node, and how their devices are wanted (`P`).
 #[derive(Debug)]
-pub(super) struct Checkpoint {
+pub(super) struct Checkpoint<P> {
     folder: PathBuf,
-    claims: BTreeMap<String, Prepared>,
+    claims: BTreeMap<String, Prepared<P>>,
 }
 
-impl Checkpoint {
+impl<P: Parameters> Checkpoint<P> {
     /// Reads what is in `folder`, which is made. A file that cannot be read is left alone, with an error in the log: the other claims
     /// must go on.
     pub(super) fn open(folder: &Path) -> Result<Self, CheckpointError> {
@@ -75,15 +76,15 @@ impl Checkpoint {
         })
     }
 
-    pub(super) fn get(&self, uid: &str) -> Option<&Prepared> {
+    pub(super) fn get(&self, uid: &str) -> Option<&Prepared<P>> {
         self.claims.get(uid)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Prepared)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Prepared<P>)> {
         self.claims.iter()
     }
 
-    pub(super) fn insert(&mut self, uid: &str, claim: Prepared) -> Result<(), CheckpointError> {
+    pub(super) fn insert(&mut self, uid: &str, claim: Prepared<P>) -> Result<(), CheckpointError> {
         let path = self.path(uid);
         let content = serde_json::to_value(&claim).and_then(|claim| {
             serde_json::to_vec(&File {
@@ -119,7 +120,7 @@ fn uid(path: &Path) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn read(path: &Path) -> Result<Prepared, CheckpointError> {
+fn read<P: Parameters>(path: &Path) -> Result<Prepared<P>, CheckpointError> {
     let wrong = |why: String| CheckpointError::Content {
         path: path.to_owned(),
         why,
@@ -135,8 +136,11 @@ fn read(path: &Path) -> Result<Prepared, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::dra::nic::NicParameters;
 
-    fn claim() -> Prepared {
+    type Checkpoint = super::Checkpoint<NicParameters>;
+
+    fn claim() -> Prepared<NicParameters> {
         Prepared {
             namespace: "ns".to_owned(),
             name: "nic".to_owned(),
@@ -145,7 +149,7 @@ mod tests {
                 pool: "node1".to_owned(),
                 device: "mlx5-0".to_owned(),
                 share_id: None,
-                parameters: super::super::claim::Parameters::default(),
+                parameters: NicParameters::default(),
             }],
         }
     }
@@ -187,7 +191,7 @@ mod tests {
         ] {
             let path = folder.path().join(format!("{name}.json"));
             fs::write(&path, text).unwrap();
-            let error = read(&path).unwrap_err().to_string();
+            let error = read::<NicParameters>(&path).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("version 1"), "{error}");
         }
         let again = Checkpoint::open(folder.path()).unwrap();

@@ -1,18 +1,13 @@
 //! Reading what a ResourceClaim was given, and how its owner wants it.
 
-use crate::devices::DRIVER;
+use super::offered::{Offered, Parameters, api_version};
 use k8s_openapi::api::resource::v1::{DeviceAllocationConfiguration, ResourceClaim};
 use serde::{Deserialize, Serialize};
-
-/// The API version of our parameters.
-const API_VERSION: &str = "rdma.penstock.io/v1alpha1";
-/// Their kind.
-const KIND: &str = "NicParameters";
 
 /// A device that was allocated to a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Allocated {
+pub(super) struct Allocated<P> {
     /// The request in the claim. A subrequest is `request/subrequest`.
     pub(super) request: String,
     /// The pool that it comes from.
@@ -23,29 +18,7 @@ pub(super) struct Allocated {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) share_id: Option<String>,
     /// How it is wanted.
-    pub(super) parameters: Parameters,
-}
-
-/// How a NIC is wanted: the `opaque.parameters` of a claim or a DeviceClass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Parameters {
-    /// Whether the container gets `/dev/infiniband/rdma_cm` too, if the node has it. Programs that find their peers by the RDMA
-    /// connection manager need it; those that exchange queue pair numbers by themselves do not.
-    #[serde(default = "yes")]
-    pub(super) connection_manager: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl Default for Parameters {
-    fn default() -> Self {
-        Self {
-            connection_manager: yes(),
-        }
-    }
+    pub(super) parameters: P,
 }
 
 /// Why a claim cannot be prepared.
@@ -79,22 +52,28 @@ pub(super) enum ClaimError {
         node: String,
     },
     /// The parameters of the claim or of its DeviceClass.
-    #[error(
-        "the parameters for {DRIVER} of claim {name} are not valid: {why}; they are {{apiVersion: {API_VERSION}, kind: {KIND}, connectionManager: true|false}}"
-    )]
+    #[error("the parameters for {driver} of claim {name} are not valid: {why}; they are {right}")]
     Parameters {
         /// Namespace and name.
         name: String,
+        /// Whose they are.
+        driver: &'static str,
         /// Why.
         why: String,
+        /// What is valid.
+        right: String,
     },
 }
 
-/// The devices of this driver that `claim` was given on `node`.
+/// The devices of a kind that `claim` was given on `node`.
 ///
 /// # Errors
 /// See [`ClaimError`].
-pub(super) fn allocated(claim: &ResourceClaim, uid: &str, node: &str) -> Result<Vec<Allocated>, ClaimError> {
+pub(super) fn allocated<K: Offered>(
+    claim: &ResourceClaim,
+    uid: &str,
+    node: &str,
+) -> Result<Vec<Allocated<K::Parameters>>, ClaimError> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let name = format!(
         "{}/{}",
@@ -121,7 +100,7 @@ pub(super) fn allocated(claim: &ResourceClaim, uid: &str, node: &str) -> Result<
         .results
         .iter()
         .flatten()
-        .filter(|result| result.driver == DRIVER)
+        .filter(|result| result.driver == K::DRIVER)
     {
         if result.pool != node {
             return Err(ClaimError::Elsewhere {
@@ -131,9 +110,11 @@ pub(super) fn allocated(claim: &ResourceClaim, uid: &str, node: &str) -> Result<
                 node: node.to_owned(),
             });
         }
-        let parameters = parameters(configs, &result.request).map_err(|why| ClaimError::Parameters {
+        let parameters = parameters::<K>(configs, &result.request).map_err(|why| ClaimError::Parameters {
             name: name.clone(),
+            driver: K::DRIVER,
             why,
+            right: right::<K>(),
         })?;
         own.push(Allocated {
             request: result.request.clone(),
@@ -151,26 +132,30 @@ pub(super) fn allocated(claim: &ResourceClaim, uid: &str, node: &str) -> Result<
 
 /// What holds for a request: the last of our entries that names it, or all requests. Those of the class come first in the list, and
 /// those of the claim go before them.
-fn parameters(configs: &[DeviceAllocationConfiguration], request: &str) -> Result<Parameters, String> {
+fn parameters<K: Offered>(
+    configs: &[DeviceAllocationConfiguration],
+    request: &str,
+) -> Result<K::Parameters, String> {
     let main = request.split('/').next().unwrap_or(request);
-    let mut parameters = Parameters::default();
+    let mut parameters = K::Parameters::default();
     for config in configs {
         let requests = config.requests.as_deref().unwrap_or_default();
         let meant = requests.is_empty() || requests.iter().any(|named| named == request || named == main);
         if let Some(opaque) = config
             .opaque
             .as_ref()
-            .filter(|opaque| meant && opaque.driver == DRIVER)
+            .filter(|opaque| meant && opaque.driver == K::DRIVER)
         {
-            parameters = parse(&opaque.parameters.0)?;
+            parameters = parse::<K>(&opaque.parameters.0)?;
         }
     }
     Ok(parameters)
 }
 
-fn parse(value: &serde_json::Value) -> Result<Parameters, String> {
+fn parse<K: Offered>(value: &serde_json::Value) -> Result<K::Parameters, String> {
     let mut fields = value.as_object().cloned().ok_or("they are no object")?;
-    for (field, wanted) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+    let version = api_version::<K>();
+    for (field, wanted) in [("apiVersion", version.as_str()), ("kind", K::Parameters::KIND)] {
         match fields.remove(field) {
             Some(serde_json::Value::String(found)) if found == wanted => {}
             Some(other) => return Err(format!("{field} is {other}")),
@@ -180,10 +165,32 @@ fn parse(value: &serde_json::Value) -> Result<Parameters, String> {
     serde_json::from_value(fields.into()).map_err(|error| error.to_string())
 }
 
+/// Parameters as they should be, for people.
+fn right<K: Offered>() -> String {
+    let (version, kind) = (api_version::<K>(), K::Parameters::KIND);
+    format!(
+        "{{apiVersion: {version}, kind: {kind}, {}}}",
+        K::Parameters::FIELDS
+    )
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::devices::{dra::nic::NicParameters, gpu::Gpu, nic::Nic};
     use serde_json::json;
+
+    const DRIVER: &str = Nic::DRIVER;
+    const API_VERSION: &str = "rdma.penstock.io/v1alpha1";
+    const KIND: &str = NicParameters::KIND;
+
+    fn allocated(
+        claim: &ResourceClaim,
+        uid: &str,
+        node: &str,
+    ) -> Result<Vec<Allocated<NicParameters>>, ClaimError> {
+        super::allocated::<Nic>(claim, uid, node)
+    }
 
     pub(in crate::devices::dra) fn claim(status: serde_json::Value) -> ResourceClaim {
         serde_json::from_value(json!({
@@ -210,7 +217,9 @@ pub(super) mod tests {
             (device.device.as_str(), device.request.as_str()),
             ("mlx5-0", "nic/fast")
         );
-        assert!(device.parameters.connection_manager);
+        assert_eq!(device.parameters, NicParameters::default());
+        let theirs = super::allocated::<Gpu>(&given(json!([])), "u1", "node1");
+        assert!(matches!(theirs, Err(ClaimError::NotAllocated(_))));
     }
 
     #[test]
@@ -245,7 +254,9 @@ pub(super) mod tests {
             (json!([ours(&["gpu"], false)]), true),
         ] {
             let own = allocated(&given(config.clone()), "u1", "node1").unwrap();
-            assert_eq!(own[0].parameters.connection_manager, expected, "{config}");
+            let expected: NicParameters =
+                serde_json::from_value(json!({"connectionManager": expected})).unwrap();
+            assert_eq!(own[0].parameters, expected, "{config}");
         }
     }
 

@@ -1,12 +1,9 @@
 //! The health of devices for the status of pods that have them: `DRAResourceHealth` v1alpha1 (KEP-4680,
 //! `k8s.io/kubelet/pkg/apis/dra-health`), which kubelet shows in `status.containerStatuses[].allocatedResourcesStatus`.
 
-use super::device;
+use super::offered::Offered;
 use crate::{
-    devices::{
-        nic::Nic,
-        watch::{Looking, Nics},
-    },
+    devices::watch::{Devices, Looking},
     proto::dra_health::{
         DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
         dra_resource_health_server::DraResourceHealth,
@@ -25,29 +22,29 @@ const AGAIN: Duration = Duration::from_secs(10);
 const BELIEVED_SECONDS: i64 = 30;
 
 /// The service.
-pub(super) struct Health {
-    pub(super) nics: Nics,
+pub(super) struct Health<K> {
+    pub(super) devices: Devices<K>,
     pub(super) looking: Looking,
     pub(super) node: String,
     pub(super) shutdown: CancellationToken,
 }
 
 #[tonic::async_trait]
-impl DraResourceHealth for Health {
+impl<K: Offered> DraResourceHealth for Health<K> {
     async fn node_watch_resources(
         &self,
         _request: Request<NodeWatchResourcesRequest>,
     ) -> Result<Response<BoxStream<NodeWatchResourcesResponse>>, Status> {
         let (looking, node) = (self.looking.clone(), self.node.clone());
-        let lists = stream::unfold((self.nics.clone(), true), move |(mut nics, first)| {
+        let lists = stream::unfold((self.devices.clone(), true), move |(mut devices, first)| {
             let (looking, node) = (looking.clone(), node.clone());
             async move {
                 // The sender lives until the process ends.
                 if !first {
-                    let _either = tokio::time::timeout(AGAIN, nics.changed()).await;
+                    let _either = tokio::time::timeout(AGAIN, devices.changed()).await;
                 }
-                let known = nics.borrow_and_update().clone();
-                Some((Ok(report(&known, &node, looking.check())), (nics, false)))
+                let known = devices.borrow_and_update().clone();
+                Some((Ok(report(&known, &node, looking.check())), (devices, false)))
             }
         });
         let lists = lists.take_until(self.shutdown.clone().cancelled_owned());
@@ -56,11 +53,11 @@ impl DraResourceHealth for Health {
 }
 
 /// All devices of the node, as kubelet asks for them. What cannot be looked at is unknown, whatever it was.
-fn report(nics: &[Nic], node: &str, looking: Result<(), String>) -> NodeWatchResourcesResponse {
+fn report<K: Offered>(devices: &[K], node: &str, looking: Result<(), String>) -> NodeWatchResourcesResponse {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let health = |nic: &Nic| {
-        let (health, message) = match (&looking, nic.trouble()) {
+    let health = |device: &K| {
+        let (health, message) = match (&looking, device.trouble()) {
             (Err(why), _) => (HealthStatus::Unknown, why.clone()),
             (Ok(()), Some(why)) => (HealthStatus::Unhealthy, why),
             (Ok(()), None) => (HealthStatus::Healthy, String::new()),
@@ -68,7 +65,7 @@ fn report(nics: &[Nic], node: &str, looking: Result<(), String>) -> NodeWatchRes
         DeviceHealth {
             device: Some(DeviceIdentifier {
                 pool_name: node.to_owned(),
-                device_name: device::name(nic),
+                device_name: device.name(),
             }),
             health: health.into(),
             last_updated_time: now,
@@ -77,7 +74,7 @@ fn report(nics: &[Nic], node: &str, looking: Result<(), String>) -> NodeWatchRes
         }
     };
     NodeWatchResourcesResponse {
-        devices: nics.iter().map(health).collect(),
+        devices: devices.iter().map(health).collect(),
     }
 }
 

@@ -10,10 +10,10 @@ use super::{
     cdi::{Given, Specs},
     checkpoint::{Checkpoint, CheckpointError, Prepared},
     claim::{self, Allocated, ClaimError},
-    device,
     file::FileError,
+    offered::Offered,
 };
-use crate::devices::watch::Nics;
+use crate::devices::watch::Devices;
 use async_trait::async_trait;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Api, Client};
@@ -64,46 +64,52 @@ pub(super) enum PrepareError {
     #[error("{0:?} is no UID of a claim")]
     Uid(String),
     #[error(
-        "RDMA device {device} of claim {claim} is not on this node any more; delete the pod, to have another one allocated"
+        "{kind} {device} of claim {claim} is not on this node any more; delete the pod, to have another one allocated"
     )]
-    NoDevice { device: String, claim: String },
+    NoDevice {
+        kind: &'static str,
+        device: String,
+        claim: String,
+    },
     #[error(
-        "RDMA device {device} of claim {claim} is unhealthy: {why}; check its link and cable, or delete the pod, to have another one allocated"
+        "{kind} {device} of claim {claim} is unhealthy: {why}; mend that, or delete the pod, to have another one allocated"
     )]
     Unhealthy {
+        kind: &'static str,
+        device: String,
+        claim: String,
+        why: String,
+    },
+    #[error("{kind} {device} of claim {claim} cannot be put into a container: {why}")]
+    Edits {
+        kind: &'static str,
         device: String,
         claim: String,
         why: String,
     },
 }
 
+/// A device of a prepared claim, and its names towards the container runtime.
+pub(super) type Answer<K> = (Allocated<<K as Offered>::Parameters>, Vec<String>);
+
 /// What is prepared on this node. One call at a time: a call that kubelet gave up ends before the next begins.
-pub(super) struct Preparer<C> {
-    claims: C,
-    node: String,
-    nics: Nics,
-    specs: Specs,
-    checkpoint: Mutex<Checkpoint>,
+pub(super) struct Preparer<C, K: Offered> {
+    pub(super) claims: C,
+    pub(super) node: String,
+    pub(super) devices: Devices<K>,
+    pub(super) host: K::Host,
+    pub(super) specs: Specs,
+    pub(super) checkpoint: Mutex<Checkpoint<K::Parameters>>,
 }
 
-impl<C: Claims> Preparer<C> {
-    pub(super) fn new(claims: C, node: String, nics: Nics, specs: Specs, checkpoint: Checkpoint) -> Self {
-        Self {
-            claims,
-            node,
-            nics,
-            specs,
-            checkpoint: Mutex::new(checkpoint),
-        }
-    }
-
+impl<C: Claims, K: Offered> Preparer<C, K> {
     /// Writes the CDI files of all prepared claims, which a reboot removes. Those of devices that are gone stay missing, so that no
     /// container starts with another device.
     pub(super) async fn replay(&self) {
         let checkpoint = self.checkpoint.lock().await;
         for (uid, prepared) in checkpoint.iter() {
             match self.describe(uid, prepared) {
-                Ok(()) => {
+                Ok(_) => {
                     tracing::info!(claim = %prepared.full_name(), uid, "a claim is prepared since before")
                 }
                 Err(error) => tracing::warn!(claim = %prepared.full_name(), uid, "{}", chain(&error)),
@@ -112,12 +118,11 @@ impl<C: Claims> Preparer<C> {
     }
 
     /// Prepares a claim, or says again what it was given.
-    pub(super) async fn prepare(&self, asked: &Asked) -> Result<Vec<Allocated>, PrepareError> {
+    pub(super) async fn prepare(&self, asked: &Asked) -> Result<Vec<Answer<K>>, PrepareError> {
         check(&asked.uid)?;
         let mut checkpoint = self.checkpoint.lock().await;
         if let Some(prepared) = checkpoint.get(&asked.uid) {
-            self.describe(&asked.uid, prepared)?;
-            return Ok(prepared.devices.clone());
+            return self.describe(&asked.uid, prepared);
         }
         let name = format!("{}/{}", asked.namespace, asked.name);
         let claim = tokio::time::timeout(PATIENCE, self.claims.get(&asked.namespace, &asked.name)).await;
@@ -127,12 +132,13 @@ impl<C: Claims> Preparer<C> {
         let prepared = Prepared {
             namespace: asked.namespace.clone(),
             name: asked.name.clone(),
-            devices: claim::allocated(&claim, &asked.uid, &self.node)?,
+            devices: claim::allocated::<K>(&claim, &asked.uid, &self.node)?,
         };
-        // A pod that begins must not begin with a dead link; one that runs is not stopped for it.
+        // A pod that begins must not begin with a dead device; one that runs is not stopped for it.
         for allocated in &prepared.devices {
             if let Some(why) = self.trouble(&allocated.device) {
                 return Err(PrepareError::Unhealthy {
+                    kind: K::NAME,
                     device: allocated.device.clone(),
                     claim: name,
                     why,
@@ -141,9 +147,9 @@ impl<C: Claims> Preparer<C> {
         }
         // First the note, so that whatever is written for the claim is known to be undone.
         checkpoint.insert(&asked.uid, prepared.clone())?;
-        self.describe(&asked.uid, &prepared)?;
+        let answers = self.describe(&asked.uid, &prepared)?;
         tracing::info!(claim = name, uid = asked.uid, devices = ?prepared.names(), "a claim is prepared");
-        Ok(prepared.devices)
+        Ok(answers)
     }
 
     /// Undoes it. What is not prepared is undone.
@@ -164,36 +170,49 @@ impl<C: Claims> Preparer<C> {
         Ok(())
     }
 
-    fn trouble(&self, device: &str) -> Option<String> {
-        let nics = self.nics.borrow();
-        nics.iter().find(|nic| device::name(nic) == device)?.trouble()
+    fn trouble(&self, name: &str) -> Option<String> {
+        let devices = self.devices.borrow();
+        let device = devices.iter().find(|device| device.name() == name)?;
+        device.left_out().or_else(|| device.trouble())
     }
 
     /// Writes a claim's CDI file by what the devices are now: after a reboot, they may have other nodes.
-    fn describe(&self, uid: &str, prepared: &Prepared) -> Result<(), PrepareError> {
-        let nics = self.nics.borrow().clone();
-        let mut given = Vec::new();
+    fn describe(
+        &self,
+        uid: &str,
+        prepared: &Prepared<K::Parameters>,
+    ) -> Result<Vec<Answer<K>>, PrepareError> {
+        let devices = self.devices.borrow().clone();
+        let (mut given, mut answers) = (Vec::new(), Vec::new());
         for allocated in &prepared.devices {
-            let nic = nics.iter().find(|nic| device::name(nic) == allocated.device);
-            let nic = nic.ok_or_else(|| PrepareError::NoDevice {
-                device: allocated.device.clone(),
-                claim: prepared.full_name(),
-            })?;
-            let wanted = |node: &&std::path::PathBuf| {
-                allocated.parameters.connection_manager || !node.ends_with("rdma_cm")
+            let (kind, name, claim) = (K::NAME, allocated.device.clone(), prepared.full_name());
+            let Some(device) = devices.iter().find(|device| device.name() == name) else {
+                return Err(PrepareError::NoDevice {
+                    kind,
+                    device: name,
+                    claim,
+                });
             };
-            given.push(Given {
-                device: allocated.device.clone(),
-                nic: nic.name.clone(),
-                nodes: nic.nodes.iter().filter(wanted).cloned().collect(),
-            });
+            let edits = device.edits(&allocated.parameters, &self.host);
+            let edits = edits.map_err(|why| PrepareError::Edits {
+                kind,
+                device: name.clone(),
+                claim,
+                why,
+            })?;
+            let one = Given { device: name, edits };
+            answers.push((allocated.clone(), self.specs.ids(uid, &one)));
+            // Two requests may have shares of one device.
+            if given.iter().all(|other: &Given| other.device != one.device) {
+                given.push(one);
+            }
         }
-        given.dedup_by(|one, other| one.device == other.device);
-        Ok(self.specs.write(uid, &given)?)
+        self.specs.write(uid, &given)?;
+        Ok(answers)
     }
 }
 
-impl Prepared {
+impl<P> Prepared<P> {
     fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
@@ -218,4 +237,4 @@ fn check(uid: &str) -> Result<(), PrepareError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@
 //! before. They differ by a field.
 
 use super::{
-    cdi,
+    offered::Offered,
     prepare::{Asked, Claims, Preparer},
 };
 use crate::proto::{dra_v1, dra_v1beta1};
@@ -14,12 +14,12 @@ use tonic::{Request, Response, Status};
 pub(super) const SERVICES: [&str; 2] = ["v1.DRAPlugin", "v1beta1.DRAPlugin"];
 
 /// Either version's service.
-pub(super) struct Service<C>(pub(super) Arc<Preparer<C>>);
+pub(super) struct Service<C, K: Offered>(pub(super) Arc<Preparer<C, K>>);
 
 macro_rules! service {
     ($version:ident { $($share:ident)? }) => {
         #[tonic::async_trait]
-        impl<C: Claims + 'static> $version::dra_plugin_server::DraPlugin for Service<C> {
+        impl<C: Claims + 'static, K: Offered> $version::dra_plugin_server::DraPlugin for Service<C, K> {
             async fn node_prepare_resources(
                 &self,
                 request: Request<$version::NodePrepareResourcesRequest>,
@@ -30,8 +30,8 @@ macro_rules! service {
                     let asked = Asked { namespace: claim.namespace, name: claim.name, uid: claim.uid };
                     let mut said = $version::NodePrepareResourceResponse::default();
                     match self.0.prepare(&asked).await {
-                        Ok(devices) => said.devices = devices.into_iter().map(|allocated| $version::Device {
-                            cdi_device_ids: vec![cdi::id(&uid, &allocated.device)],
+                        Ok(devices) => said.devices = devices.into_iter().map(|(allocated, cdi_device_ids)| $version::Device {
+                            cdi_device_ids,
                             request_names: vec![allocated.request],
                             pool_name: allocated.pool,
                             device_name: allocated.device,

@@ -1,10 +1,13 @@
-//! Publishing a node's NICs as ResourceSlices, and keeping them as they should be.
+//! Publishing a node's devices as ResourceSlices, and keeping them as they should be.
 //!
 //! The kubelet deletes the slices of its node when it starts and a while after a driver's end, and anybody with the right may
 //! delete them: so they are watched, and written anew.
 
-use super::device::{self, Unhealthy};
-use crate::devices::{DRIVER, nic::Nic, watch::Nics};
+use super::{
+    device::{self, Unhealthy},
+    offered::Offered,
+};
+use crate::devices::watch::Devices;
 use futures::StreamExt;
 use k8s_openapi::{
     api::{
@@ -47,7 +50,7 @@ pub(super) enum PublishError {
     },
 }
 
-/// Writes the slices of one node.
+/// Writes the slices of one node's devices of a kind.
 pub(super) struct Publisher {
     client: Client,
     node: String,
@@ -63,10 +66,15 @@ impl Publisher {
         }
     }
 
-    /// Keeps the slices as `nics` says until `shutdown` fires; `flag` passes while they are. They stay afterwards: a driver that is replaced
+    /// Keeps the slices as `devices` says until `shutdown` fires; `flag` passes while they are. They stay afterwards: a driver that is replaced
     /// takes them over, and the kubelet deletes those of a driver that does not come back.
-    pub(super) async fn keep(mut self, mut nics: Nics, flag: Flag, shutdown: CancellationToken) {
-        let selector = format!("spec.nodeName={},spec.driver={DRIVER}", self.node);
+    pub(super) async fn keep<K: Offered>(
+        mut self,
+        mut devices: Devices<K>,
+        flag: Flag,
+        shutdown: CancellationToken,
+    ) {
+        let selector = self.selector::<K>();
         let slices = Api::<ResourceSlice>::all(self.client.clone());
         let changes = watcher(slices, watcher::Config::default().fields(&selector));
         let changes = changes.default_backoff().boxed();
@@ -74,7 +82,7 @@ impl Publisher {
         let mut changes = changes.filter(|change| std::future::ready(change.is_ok()));
         let mut pause = PAUSE;
         while !shutdown.is_cancelled() {
-            let known = nics.borrow_and_update().clone();
+            let known = devices.borrow_and_update().clone();
             let wait = match self.reconcile(&known).await {
                 Ok(()) => {
                     flag.pass();
@@ -92,7 +100,7 @@ impl Publisher {
             let news = async {
                 tokio::select! {
                     // Without a sender the process ends.
-                    _ = nics.changed() => {}
+                    _ = devices.changed() => {}
                     _ = changes.next() => {}
                     () = tokio::time::sleep(wait) => {}
                 }
@@ -104,18 +112,22 @@ impl Publisher {
         }
     }
 
-    async fn reconcile(&mut self, nics: &[Nic]) -> Result<(), PublishError> {
-        let kept = self.write(nics).await?;
+    fn selector<K: Offered>(&self) -> String {
+        format!("spec.nodeName={},spec.driver={}", self.node, K::DRIVER)
+    }
+
+    async fn reconcile<K: Offered>(&mut self, found: &[K]) -> Result<(), PublishError> {
+        let kept = self.write(found).await?;
         if !kept {
-            tracing::info!("this API server does not know taints of devices; unhealthy NICs are left out");
+            tracing::info!("this API server does not know taints of devices; unhealthy ones are left out");
             self.unhealthy = Unhealthy::LeftOut;
-            self.write(nics).await?;
+            self.write(found).await?;
         }
         Ok(())
     }
 
     /// Writes what differs. False when the API server dropped taints.
-    async fn write(&self, nics: &[Nic]) -> Result<bool, PublishError> {
+    async fn write<K: Offered>(&self, known: &[K]) -> Result<bool, PublishError> {
         let failed = |doing| {
             move |source| PublishError::Api {
                 doing,
@@ -124,11 +136,13 @@ impl Publisher {
             }
         };
         let slices = Api::<ResourceSlice>::all(self.client.clone());
-        let selector = format!("spec.nodeName={},spec.driver={DRIVER}", self.node);
-        let found = slices.list(&ListParams::default().fields(&selector)).await;
+        let found = slices
+            .list(&ListParams::default().fields(&self.selector::<K>()))
+            .await;
         let found = found.map_err(failed("list the ResourceSlices"))?.items;
-        let devices = device::devices(nics, self.unhealthy);
-        let Some(plan) = plan(&self.node, &found, devices) else {
+        let devices = device::devices(known, self.unhealthy);
+        let offered = devices.len();
+        let Some(plan) = plan(K::DRIVER, &self.node, &found, devices) else {
             return Ok(true);
         };
         let mut kept = true;
@@ -152,11 +166,13 @@ impl Publisher {
                 Err(error) => return Err(failed("delete a ResourceSlice")(error)),
             }
         }
-        tracing::info!(
-            devices = nics.len(),
-            generation = plan.generation,
-            "the node's NICs are published"
-        );
+        for device in known {
+            if let Some(why) = device.left_out() {
+                tracing::warn!("{} {} is not offered: {why}", K::NAME, device.id());
+            }
+        }
+        let generation = plan.generation;
+        tracing::info!(devices = offered, generation, "{} are published", K::DRIVER);
         Ok(kept)
     }
 
@@ -194,7 +210,7 @@ struct Plan {
 
 /// `None` when all is as it should be. A pool is changed by writing all of its slices with a higher generation: who reads some of
 /// the new and some of the old ones knows by their numbers that he does not see a whole pool.
-fn plan(node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Plan> {
+fn plan(driver: &str, node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Plan> {
     let mut chunks: Vec<Vec<Device>> = devices.chunks(CHUNK).map(<[Device]>::to_vec).collect();
     if chunks.is_empty() && found.is_empty() {
         return None;
@@ -216,7 +232,7 @@ fn plan(node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Pla
     };
     let same = found.len() == chunks.len()
         && chunks.iter().enumerate().all(|(index, chunk)| {
-            named(&slice_name(node, index)).is_some_and(|slice| {
+            named(&slice_name(driver, node, index)).is_some_and(|slice| {
                 let pool = &slice.spec.pool;
                 pool.name == node
                     && pool.generation == generation
@@ -230,7 +246,7 @@ fn plan(node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Pla
     let generation = generation + 1;
     let mut write = Vec::new();
     for (index, chunk) in chunks.into_iter().enumerate() {
-        let name = slice_name(node, index);
+        let name = slice_name(driver, node, index);
         let resource_version = named(&name).and_then(|slice| slice.metadata.resource_version.clone());
         write.push(ResourceSlice {
             metadata: ObjectMeta {
@@ -239,7 +255,7 @@ fn plan(node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Pla
                 ..ObjectMeta::default()
             },
             spec: ResourceSliceSpec {
-                driver: DRIVER.to_owned(),
+                driver: driver.to_owned(),
                 node_name: Some(node.to_owned()),
                 pool: ResourcePool {
                     name: node.to_owned(),
@@ -275,13 +291,13 @@ fn without_times(mut devices: Vec<Device>) -> Vec<Device> {
 }
 
 /// Always the same, so that a crash between two writes leaves nothing that a later one does not find.
-fn slice_name(node: &str, index: usize) -> String {
-    let name = format!("{node}-{DRIVER}-{index}");
+fn slice_name(driver: &str, node: &str, index: usize) -> String {
+    let name = format!("{node}-{driver}-{index}");
     if name.len() <= 253 {
         return name;
     }
     let digest = hex::encode(Sha256::digest(node.as_bytes()));
-    format!("{}-{DRIVER}-{index}", &digest[..16])
+    format!("{}-{driver}-{index}", &digest[..16])
 }
 
 #[cfg(test)]

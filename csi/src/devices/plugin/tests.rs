@@ -5,6 +5,7 @@ use crate::{
     devices::{
         nic::tests::nic_at,
         recorded::Recorded,
+        source::Source as _,
         sysfs::Sysfs,
         watch::{self as watching},
     },
@@ -38,9 +39,11 @@ async fn served(recorded: &Recorded, shares: u32) -> Served {
     };
     let health = Health::default();
     let (flag, shutdown) = (health.flag("device plugin"), CancellationToken::new());
-    let source = Arc::new(Sysfs::new(recorded.root()));
+    let sysfs = Sysfs::new(recorded.root());
     let period = Duration::from_millis(10);
-    let (nics, _looking) = watching::start(source, period, shutdown.clone()).await.unwrap();
+    let (nics, _looking) = watching::start(move || sysfs.nics(), period, shutdown.clone())
+        .await
+        .unwrap();
     let server = tokio::spawn(serve(
         options.clone(),
         nics,

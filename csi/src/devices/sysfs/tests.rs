@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::devices::{
+    kind::Kind as _,
     nic::{LinkLayer, PortState},
     recorded::Recorded,
 };

@@ -1,10 +1,13 @@
 //! The life of claims, with an API server that answers what it is told to.
 
 use super::*;
-use crate::devices::nic::{Nic, PortState, tests::nic};
+use crate::devices::{
+    dra::nic::NicHost,
+    nic::{Nic, PortState, tests::nic},
+};
 use serde_json::{Value, json};
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex as Shared,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +17,7 @@ use tokio::sync::watch;
 
 /// The one claim of the API server, and how often it was read.
 #[derive(Clone, Default)]
-struct ApiServer {
+pub(in crate::devices::dra) struct ApiServer {
     claim: Arc<Shared<Option<ResourceClaim>>>,
     reads: Arc<AtomicUsize>,
     hangs: bool,
@@ -31,21 +34,32 @@ impl Claims for ApiServer {
     }
 }
 
-struct Node {
+/// A node with devices of a kind, of which the claim has the first.
+pub(in crate::devices::dra) struct Node<K> {
     api: ApiServer,
-    nics: watch::Sender<Arc<Vec<Nic>>>,
-    folder: tempfile::TempDir,
+    pub(in crate::devices::dra) devices: watch::Sender<Arc<Vec<K>>>,
+    pub(in crate::devices::dra) folder: tempfile::TempDir,
 }
 
-impl Node {
-    fn new() -> Self {
-        let api = ApiServer::default();
-        *api.claim.lock().unwrap() = Some(given(json!([])));
-        Self {
-            api,
-            nics: watch::Sender::new(Arc::new(vec![nic("mlx5_0"), nic("mlx5_1")])),
+impl<K: Offered> Node<K> {
+    pub(in crate::devices::dra) fn with(devices: Vec<K>) -> Self {
+        let node = Self {
+            api: ApiServer::default(),
+            devices: watch::Sender::new(Arc::new(devices)),
             folder: tempfile::tempdir().unwrap(),
-        }
+        };
+        node.claim(&json!([]));
+        node
+    }
+
+    /// Has the first device allocated to the claim, which says how it is wanted.
+    pub(in crate::devices::dra) fn claim(&self, config: &Value) {
+        let device = self.devices.borrow()[0].name();
+        let claim = claim::tests::claim(json!({"allocation": {"devices": {
+            "results": [{"driver": K::DRIVER, "pool": "node1", "device": device, "request": "nic"}],
+            "config": config,
+        }}}));
+        *self.api.claim.lock().unwrap() = Some(claim);
     }
 
     fn cdi(&self) -> PathBuf {
@@ -53,37 +67,42 @@ impl Node {
     }
 
     /// A driver that starts on what is on disk.
-    fn driver(&self) -> Preparer<ApiServer> {
+    pub(in crate::devices::dra) fn driver_on(&self, host: K::Host) -> Preparer<ApiServer, K> {
         let checkpoint = Checkpoint::open(&self.folder.path().join("claims")).unwrap();
-        let specs = Specs::open(&self.cdi(), Path::new("/dev")).unwrap();
-        Preparer::new(
-            self.api.clone(),
-            "node1".to_owned(),
-            self.nics.subscribe(),
-            specs,
-            checkpoint,
-        )
+        Preparer {
+            claims: self.api.clone(),
+            node: "node1".to_owned(),
+            devices: self.devices.subscribe(),
+            host,
+            specs: Specs::open(&self.cdi(), K::DRIVER).unwrap(),
+            checkpoint: Mutex::new(checkpoint),
+        }
     }
 
-    fn spec(&self) -> Option<Value> {
-        let content = std::fs::read(self.cdi().join("rdma.penstock.io-u1.json")).ok()?;
+    pub(in crate::devices::dra) fn spec(&self) -> Option<Value> {
+        let content = std::fs::read(self.cdi().join(format!("{}-u1.json", K::DRIVER))).ok()?;
         Some(serde_json::from_slice(&content).unwrap())
     }
 
-    fn nodes(&self) -> Vec<String> {
+    pub(in crate::devices::dra) fn nodes(&self) -> Vec<String> {
         let spec = self.spec().unwrap();
-        let nodes = spec["devices"][0]["containerEdits"]["deviceNodes"]
-            .as_array()
-            .unwrap()
-            .clone();
-        nodes
-            .iter()
-            .map(|node| node["path"].as_str().unwrap().to_owned())
-            .collect()
+        let nodes = spec["devices"][0]["containerEdits"]["deviceNodes"].clone();
+        let path = |node: &Value| node["path"].as_str().unwrap().to_owned();
+        nodes.as_array().into_iter().flatten().map(path).collect()
+    }
+}
+
+impl Node<Nic> {
+    fn new() -> Self {
+        Self::with(vec![nic("mlx5_0"), nic("mlx5_1")])
+    }
+
+    fn driver(&self) -> Preparer<ApiServer, Nic> {
+        self.driver_on(NicHost { dev: "/dev".into() })
     }
 
     fn break_link(&self) {
-        self.nics.send_modify(|nics| {
+        self.devices.send_modify(|nics| {
             let mut broken = nics.to_vec();
             broken[0].ports[0].state = PortState::Down;
             *nics = Arc::new(broken);
@@ -91,14 +110,7 @@ impl Node {
     }
 }
 
-fn given(config: Value) -> ResourceClaim {
-    claim::tests::claim(json!({"allocation": {"devices": {
-        "results": [{"driver": "rdma.penstock.io", "pool": "node1", "device": "mlx5-0", "request": "nic"}],
-        "config": config,
-    }}}))
-}
-
-fn asked(uid: &str) -> Asked {
+pub(in crate::devices::dra) fn asked(uid: &str) -> Asked {
     Asked {
         namespace: "ns".to_owned(),
         name: "nic".to_owned(),
@@ -111,7 +123,8 @@ async fn preparing_and_giving_back_can_be_repeated() {
     let node = Node::new();
     let driver = node.driver();
     let first = driver.prepare(&asked("u1")).await.unwrap();
-    assert_eq!(first[0].device, "mlx5-0");
+    assert_eq!(first[0].0.device, "mlx5-0");
+    assert_eq!(first[0].1, ["rdma.penstock.io/claim=u1-mlx5-0"]);
     assert_eq!(driver.prepare(&asked("u1")).await.unwrap(), first);
     assert_eq!(
         node.api.reads.load(Ordering::SeqCst),
@@ -135,7 +148,7 @@ async fn a_driver_that_was_killed_knows_what_it_prepared_and_gives_it_back_when_
     node.driver().prepare(&asked("u1")).await.unwrap();
     *node.api.claim.lock().unwrap() = None;
     let driver = node.driver();
-    assert_eq!(driver.prepare(&asked("u1")).await.unwrap()[0].device, "mlx5-0");
+    assert_eq!(driver.prepare(&asked("u1")).await.unwrap()[0].0.device, "mlx5-0");
     driver.unprepare(&asked("u1")).await.unwrap();
     assert!(node.spec().is_none());
     assert!(matches!(
@@ -152,7 +165,7 @@ async fn cdi_files_that_a_reboot_removed_are_written_again_with_the_device_nodes
     std::fs::remove_dir_all(node.cdi()).unwrap();
     let mut other = nic("mlx5_0");
     other.nodes = ["infiniband/uverbs7".into()].into();
-    node.nics.send_replace(Arc::new(vec![other]));
+    node.devices.send_replace(Arc::new(vec![other]));
     let driver = node.driver();
     driver.replay().await;
     assert_eq!(node.nodes(), ["/dev/infiniband/uverbs7"]);
@@ -177,7 +190,7 @@ async fn a_stale_prepare_after_unprepare_prepares_nothing() {
         "{error}"
     );
     // The name may be another claim's by now.
-    *node.api.claim.lock().unwrap() = Some(given(json!([])));
+    node.claim(&json!([]));
     let error = driver.prepare(&asked("u0")).await.unwrap_err();
     assert!(
         matches!(error, PrepareError::Claim(ClaimError::Replaced { .. })),
@@ -205,7 +218,7 @@ async fn a_device_that_is_gone_or_unhealthy_is_not_prepared_and_who_has_it_keeps
     );
     assert!(node.spec().is_none());
 
-    node.nics.send_replace(Arc::new(vec![nic("mlx5_1")]));
+    node.devices.send_replace(Arc::new(vec![nic("mlx5_1")]));
     let error = driver.prepare(&asked("u1")).await.unwrap_err();
     assert!(matches!(error, PrepareError::NoDevice { .. }), "{error}");
     driver.unprepare(&asked("u1")).await.unwrap();
@@ -219,12 +232,12 @@ async fn parameters_say_which_device_nodes_there_are() {
         let parameters = json!({"apiVersion": "rdma.penstock.io/v1alpha1", "kind": "NicParameters", "connectionManager": on});
         json!([{"source": "FromClaim", "opaque": {"driver": "rdma.penstock.io", "parameters": parameters}}])
     };
-    *node.api.claim.lock().unwrap() = Some(given(parameters(json!(false))));
+    node.claim(&parameters(json!(false)));
     let driver = node.driver();
     driver.prepare(&asked("u1")).await.unwrap();
     assert_eq!(node.nodes(), ["/dev/infiniband/uverbs-mlx5_0"]);
     driver.unprepare(&asked("u1")).await.unwrap();
-    *node.api.claim.lock().unwrap() = Some(given(parameters(json!("no"))));
+    node.claim(&parameters(json!("no")));
     let error = driver.prepare(&asked("u1")).await.unwrap_err();
     assert!(
         matches!(error, PrepareError::Claim(ClaimError::Parameters { .. })),

@@ -2,9 +2,17 @@
 
 use super::*;
 use crate::devices::nic::{
-    PortState,
+    Nic, PortState,
     tests::{nic, nic_at},
 };
+
+fn plan(node: &str, found: &[ResourceSlice], devices: Vec<Device>) -> Option<Plan> {
+    super::plan(Nic::DRIVER, node, found, devices)
+}
+
+fn slice_name(node: &str, index: usize) -> String {
+    super::slice_name(Nic::DRIVER, node, index)
+}
 
 fn devices(nics: &[Nic]) -> Vec<Device> {
     device::devices(nics, Unhealthy::Tainted)
