@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     events::v1::Event,
 };
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, DynamicObject, ListParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -175,7 +175,8 @@ impl Namespace {
             let api = object::api(&self.client, api_version, kind, Some(&self.name));
             api.delete_collection(&DeleteParams::background(), &ours).await?;
             eventually(&format!("{kind}s of {} are gone", self.name), async || {
-                let left = names(&api, &ours).await?;
+                let left: Vec<_> = api.list(&ours).await?.into_iter().filter(holds_up).collect();
+                let left: Vec<_> = left.into_iter().filter_map(|object| object.metadata.name).collect();
                 Ok(if left.is_empty() {
                     Wait::Done(())
                 } else {
@@ -224,6 +225,13 @@ impl Namespace {
         })
         .await
     }
+}
+
+/// Whether what comes after it has to wait for its end: a disk that a storage node uses ends after that, with the namespace.
+fn holds_up(object: &DynamicObject) -> bool {
+    let is_claim = object.types.as_ref().is_some_and(|types| types.kind == "PersistentVolumeClaim");
+    let provisioner = object.annotations().get("volume.kubernetes.io/storage-provisioner");
+    !is_claim || provisioner.is_some_and(|name| name == "csi.penstock.io")
 }
 
 async fn names(api: &Api<DynamicObject>, selector: &ListParams) -> Result<Vec<String>> {
