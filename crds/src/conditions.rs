@@ -23,6 +23,19 @@ pub const RDMA_READY: &str = "RdmaReady";
 /// nodes serve all the same.
 pub const GATEWAY_READY: &str = "GatewayReady";
 
+/// Step of a VectorIndex: Milvus has a key for its bucket.
+pub const STORAGE_READY: &str = "StorageReady";
+/// Step of a VectorIndex: etcd, Milvus and workers run.
+pub const MILVUS_READY: &str = "MilvusReady";
+/// Step of a VectorIndex: every file of the source is in the collection.
+pub const IMPORTED: &str = "Imported";
+/// Step of a VectorIndex: the index holds every row.
+pub const INDEXED: &str = "Indexed";
+/// Step of a VectorIndex: the collection is in memory.
+pub const LOADED: &str = "Loaded";
+/// Step of a VectorIndex: searches find what is there, and the alias leads to the collection.
+pub const VERIFIED: &str = "Verified";
+
 /// All is as wanted.
 pub const REASON_READY: &str = "Ready";
 /// The spec says that this step is not wanted.
@@ -61,3 +74,35 @@ pub const REASON_NO_ROCE_V2_GID: &str = "NoRoceV2Gid";
 pub const REASON_MEMLOCK_TOO_LOW: &str = "MemlockTooLow";
 /// The device does not do what it was asked.
 pub const REASON_DEVICE_FAILED: &str = "DeviceFailed";
+/// There is no StorageCluster of the name that the spec has.
+pub const REASON_NO_STORAGE_CLUSTER: &str = "NoStorageCluster";
+/// The StorageCluster is not Ready.
+pub const REASON_STORAGE_NOT_READY: &str = "StorageNotReady";
+/// The storage node does not answer, or refuses.
+pub const REASON_STORAGE_UNREACHABLE: &str = "StorageUnreachable";
+/// There is no bucket of the name that the spec has.
+pub const REASON_NO_BUCKET: &str = "NoBucket";
+/// A pod of Milvus cannot start or stay up; the message says which and why.
+pub const REASON_POD_FAILING: &str = "PodFailing";
+/// Milvus runs, and does not answer or is not healthy.
+pub const REASON_MILVUS_UNHEALTHY: &str = "MilvusUnhealthy";
+/// Milvus refuses what the spec asks for; the message says what.
+pub const REASON_MILVUS_REFUSED: &str = "MilvusRefused";
+/// This version of Milvus does not have what the spec asks for.
+pub const REASON_UNSUPPORTED: &str = "Unsupported";
+/// There is no file to import.
+pub const REASON_NO_SOURCE: &str = "NoSource";
+/// A file cannot be imported; the message says which and why.
+pub const REASON_IMPORT_FAILED: &str = "ImportFailed";
+/// Files are being imported.
+pub const REASON_IMPORTING: &str = "Importing";
+/// Rows are being indexed.
+pub const REASON_INDEXING: &str = "Indexing";
+/// Milvus gave up building the index.
+pub const REASON_INDEX_FAILED: &str = "IndexFailed";
+/// The collection is being loaded.
+pub const REASON_LOADING: &str = "Loading";
+/// The index misses more than it may.
+pub const REASON_LOW_RECALL: &str = "LowRecall";
+/// A step before this one is not done.
+pub const REASON_NOT_REACHED: &str = "NotReached";

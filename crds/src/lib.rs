@@ -6,8 +6,10 @@
 
 pub mod conditions;
 pub mod storage_cluster;
+pub mod vector_index;
 
 pub use storage_cluster::{StorageCluster, StorageClusterSpec, StorageClusterStatus};
+pub use vector_index::{VectorIndex, VectorIndexSpec, VectorIndexStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -16,13 +18,15 @@ use kube::CustomResourceExt;
 pub const FIELD_MANAGER: &str = "penstock-operator";
 /// Label of what belongs to a StorageCluster; its value is the cluster's name.
 pub const CLUSTER_LABEL: &str = "penstock.io/cluster";
+/// Label of what belongs to a VectorIndex; its value is the index's name.
+pub const INDEX_LABEL: &str = "penstock.io/vectorindex";
 /// Name of the CSI driver, and provisioner of every StorageClass.
 pub const CSI_DRIVER: &str = "csi.penstock.io";
 
 /// All custom resource definitions.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![StorageCluster::crd()]
+    vec![StorageCluster::crd(), VectorIndex::crd()]
 }
 
 #[cfg(test)]
