@@ -5,7 +5,6 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use penstock_crds::StorageCluster;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Mutex;
 
@@ -96,8 +95,14 @@ impl Context {
         })
     }
 
-    /// Publishes an Event on the cluster. What it tells is in the status too, so a lost Event is only logged.
-    pub async fn tell(&self, cluster: &StorageCluster, type_: EventType, reason: &str, note: &str) {
+    /// Publishes an Event on an object. What it tells is in the status too, so a lost Event is only logged.
+    pub async fn tell<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        type_: EventType,
+        reason: &str,
+        note: &str,
+    ) {
         let event = Event {
             type_,
             reason: reason.into(),
@@ -106,7 +111,7 @@ impl Context {
             action: "Reconcile".into(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &cluster.object_ref(&())).await {
+        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             tracing::warn!(%error, reason, "an Event was not published");
         }
     }

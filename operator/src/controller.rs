@@ -73,7 +73,7 @@ pub async fn run(context: Arc<Context>, leading: CancellationToken) {
 }
 
 fn retry(cluster: Arc<StorageCluster>, error: &Error, context: Arc<Context>) -> Action {
-    context.metrics.failed(error);
+    context.metrics.failed("StorageCluster", error);
     tracing::warn!(
         cluster = cluster.metadata.name,
         namespace = cluster.metadata.namespace,
@@ -324,13 +324,13 @@ async fn report(
         return Ok(());
     }
     write_status(context, names, &new).await?;
-    let (before, after) = (told(&old, READY), told(&new, READY));
+    let (before, after) = (told(&old.conditions, READY), told(&new.conditions, READY));
     let Some((status, reason, message)) = after else {
         return Ok(());
     };
     let changed = before.map(|(status, reason, _)| (status, reason)) != Some((status, reason));
     if changed {
-        let is_degraded = told(&new, DEGRADED).is_some_and(|(status, ..)| status == "True");
+        let is_degraded = told(&new.conditions, DEGRADED).is_some_and(|(status, ..)| status == "True");
         let type_ = if is_degraded {
             EventType::Warning
         } else {

@@ -21,10 +21,21 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// What was written down of imports cannot be read, or written.
+    #[error(
+        "ConfigMap {name} holds no record of imports that can be read: delete it to have everything imported into a new collection"
+    )]
+    Record {
+        /// The ConfigMap.
+        name: String,
+        /// What is wrong.
+        #[source]
+        error: serde_json::Error,
+    },
     /// A certificate could not be made.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
-    /// A StorageCluster without a namespace or name.
+    /// An object without a namespace or name.
     #[error("the API server sent an object without {0}")]
     Incomplete(&'static str),
     /// The lease went to another replica while this one was working.

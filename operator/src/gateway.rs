@@ -111,7 +111,7 @@ pub async fn ensure(
         let before = cluster
             .status
             .as_ref()
-            .and_then(|status| told(status, GATEWAY_READY));
+            .and_then(|status| told(&status.conditions, GATEWAY_READY));
         let nothing = [REASON_DISABLED, REASON_NOT_INSTALLED];
         if before.is_some_and(|(_, reason, _)| !nothing.contains(&reason)) {
             remove(context, names).await?;

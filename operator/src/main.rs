@@ -1,8 +1,10 @@
-//! `penstock-operator`: makes StorageClusters true.
+//! `penstock-operator`: makes StorageClusters and VectorIndexes true.
 //!
 //! ```text
 //!   StorageCluster ──watch──▶ controller ──▶ reconcile: credentials, tls, resources, gateway (applied), nodes (observed)
 //!                                               └──▶ status: what was found, told once
+//!   VectorIndex ──watch──▶ vectors ──▶ reconcile: storage (key), etcd, Milvus, workers (applied), build (asked of Milvus)
+//!                                               └──▶ status
 //! ```
 //! Two replicas run; the one that holds the Lease reconciles.
 #![forbid(unsafe_code)]
@@ -23,6 +25,7 @@ mod rdma;
 mod resources;
 mod status;
 mod tls;
+mod vectors;
 
 use crate::error::Error;
 use clap::{Parser, Subcommand};
@@ -78,7 +81,10 @@ async fn run(service: &penstock_service::Args, config: context::Config) -> Resul
     let election = lease::Election::new(client.clone(), &config);
     let context = context::Context::new(client, config, metrics);
     lease::lead(election, context.metrics.clone(), shutdown, |leading| {
-        controller::run(context, leading)
+        let vectors = vectors::run(context.clone(), leading.clone());
+        async {
+            tokio::join!(controller::run(context, leading), vectors);
+        }
     })
     .await
 }

@@ -31,7 +31,7 @@ impl Metrics {
         };
         registry.register(
             "penstock_operator_reconcile_duration_seconds",
-            "How long reconciling a StorageCluster took",
+            "How long reconciling an object took",
             metrics.durations.clone(),
         );
         registry.register(
@@ -51,10 +51,10 @@ impl Metrics {
         self.durations.observe(took.as_secs_f64());
     }
 
-    pub fn failed(&self, error: &crate::Error) {
+    pub fn failed(&self, kind: &'static str, error: &crate::Error) {
         self.failures
             .get_or_create(&Failure {
-                kind: "StorageCluster",
+                kind,
                 error: error.label(),
             })
             .inc();

@@ -62,7 +62,7 @@ fn label<'p>(pod: &'p Pod, name: &str) -> Option<&'p str> {
     pod.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
 }
 
@@ -78,7 +78,7 @@ fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<(&'p str, &'p str)> {
 }
 
 /// What keeps a pod from running, in words that say what to look at.
-fn trouble(pod: &Pod) -> Option<String> {
+pub fn trouble(pod: &Pod) -> Option<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     if let Some(("False", message)) = condition(pod, "PodScheduled") {
         return Some(format!("pod {name} cannot be scheduled: {message}"));

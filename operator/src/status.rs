@@ -65,6 +65,70 @@ impl Step {
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
+
+    pub fn has_failed(&self) -> bool {
+        self.state == State::Failed
+    }
+
+    /// What is told of it, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// As a condition.
+    pub fn told(&self, kind: &'static str) -> Told {
+        let status = if self.is_done() { "True" } else { "False" };
+        (kind, status, self.reason, self.message.clone())
+    }
+}
+
+/// A condition's type, status, reason and message.
+pub type Told = (&'static str, &'static str, &'static str, String);
+
+/// Ready, Progressing and Degraded, from the steps that have to be done: what fails is told before what waits.
+pub fn summary(steps: &[&Step], when_ready: &str) -> Vec<Told> {
+    let first = |state| steps.iter().find(|step| step.state == state);
+    let (failed, waiting) = (first(State::Failed), first(State::Waiting));
+    let told = |kind, status, step: &Step| (kind, status, step.reason, step.message.clone());
+    let settled = |kind, message: &str| (kind, "False", REASON_SETTLED, message.to_owned());
+    vec![
+        match failed.or(waiting) {
+            None => (READY, "True", REASON_READY, when_ready.to_owned()),
+            Some(step) => told(READY, "False", step),
+        },
+        match waiting {
+            Some(step) => told(PROGRESSING, "True", step),
+            None => settled(PROGRESSING, "nothing is being changed"),
+        },
+        match failed {
+            Some(step) => told(DEGRADED, "True", step),
+            None => settled(DEGRADED, "nothing needs attention"),
+        },
+    ]
+}
+
+/// Conditions to be shown after `old`: those whose status did not change keep their time.
+pub fn conditions(
+    told: Vec<Told>,
+    generation: Option<i64>,
+    old: &[Condition],
+    now: Timestamp,
+) -> Vec<Condition> {
+    let condition = |(kind, status, reason, message): Told| {
+        let before = old.iter().find(|condition| condition.type_ == kind);
+        let since = before
+            .filter(|condition| condition.status == status)
+            .map(|condition| condition.last_transition_time.clone());
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: generation,
+            last_transition_time: since.unwrap_or(Time(now)),
+        }
+    };
+    told.into_iter().map(condition).collect()
 }
 
 /// What a reconciliation found.
@@ -116,62 +180,12 @@ impl Findings {
 
     /// The status to be shown after `old`; conditions that did not change keep their time.
     pub fn status(&self, old: &StorageClusterStatus, now: Timestamp) -> StorageClusterStatus {
-        let first = |state| {
-            self.steps()
-                .map(|(_, step)| step)
-                .find(|step| step.state == state)
-        };
-        let failed = first(State::Failed);
-        let waiting = first(State::Waiting);
-        let ready = match failed.or(waiting) {
-            None => (
-                READY,
-                "True",
-                REASON_READY,
-                "the storage cluster serves requests".to_owned(),
-            ),
-            Some(step) => (READY, "False", step.reason, step.message.clone()),
-        };
-        let progressing = match waiting {
-            Some(step) => (PROGRESSING, "True", step.reason, step.message.clone()),
-            None => (
-                PROGRESSING,
-                "False",
-                REASON_SETTLED,
-                "nothing is being changed".to_owned(),
-            ),
-        };
-        let degraded = match failed {
-            Some(step) => (DEGRADED, "True", step.reason, step.message.clone()),
-            None => (
-                DEGRADED,
-                "False",
-                REASON_SETTLED,
-                "nothing needs attention".to_owned(),
-            ),
-        };
-        let mut all = vec![ready, progressing, degraded];
-        for (kind, step) in self.all_steps() {
-            let status = if step.is_done() { "True" } else { "False" };
-            all.push((kind, status, step.reason, step.message.clone()));
-        }
-        let condition = |(kind, status, reason, message): (&str, &str, &str, String)| {
-            let before = old.conditions.iter().find(|condition| condition.type_ == kind);
-            let since = before
-                .filter(|condition| condition.status == status)
-                .map(|condition| condition.last_transition_time.clone());
-            Condition {
-                type_: kind.to_owned(),
-                status: status.to_owned(),
-                reason: reason.to_owned(),
-                message,
-                observed_generation: self.generation,
-                last_transition_time: since.unwrap_or(Time(now)),
-            }
-        };
+        let needed: Vec<_> = self.steps().map(|(_, step)| step).collect();
+        let mut told = summary(&needed, "the storage cluster serves requests");
+        told.extend(self.all_steps().map(|(kind, step)| step.told(kind)));
         StorageClusterStatus {
             observed_generation: self.generation,
-            conditions: all.into_iter().map(condition).collect(),
+            conditions: conditions(told, self.generation, &old.conditions, now),
             endpoint: Some(self.endpoint.clone()),
             credentials_secret: Some(self.credentials_secret.clone()),
             storage_class_name: self.storage_class_name.clone(),
@@ -186,11 +200,8 @@ impl Findings {
 }
 
 /// The condition of that type, as (status, reason, message).
-pub fn told<'s>(status: &'s StorageClusterStatus, kind: &str) -> Option<(&'s str, &'s str, &'s str)> {
-    let found = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)?;
+pub fn told<'c>(conditions: &'c [Condition], kind: &str) -> Option<(&'c str, &'c str, &'c str)> {
+    let found = conditions.iter().find(|condition| condition.type_ == kind)?;
     Some((&found.status, &found.reason, &found.message))
 }
 
@@ -221,7 +232,7 @@ mod tests {
     }
 
     fn words<'s>(status: &'s StorageClusterStatus, kind: &str) -> (&'s str, &'s str) {
-        told(status, kind)
+        told(&status.conditions, kind)
             .map(|(status, reason, _)| (status, reason))
             .unwrap()
     }
@@ -251,7 +262,7 @@ mod tests {
             found.rdma_required = required;
             let status = found.status(&StorageClusterStatus::default(), Timestamp::UNIX_EPOCH);
             assert_eq!(words(&status, RDMA_READY), ("False", REASON_NO_DEVICE));
-            assert_eq!(told(&status, READY).unwrap().0, ready);
+            assert_eq!(told(&status.conditions, READY).unwrap().0, ready);
         }
     }
 

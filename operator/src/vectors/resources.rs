@@ -1,0 +1,34 @@
+//! The objects of a VectorIndex, as pure functions of its spec.
+
+mod etcd;
+mod milvus;
+mod pods;
+
+pub use etcd::{etcd_service, etcd_set};
+pub use milvus::{milvus_service, milvus_set, workers};
+
+use super::names::{Names, Part};
+use penstock_crds::vector_index::Disk;
+use serde_json::{Value, json};
+
+/// A claim for the disk of a part's pod, under the name `data`.
+fn claim(names: &Names, part: Part, disk: &Disk) -> Value {
+    let mut spec = json!({
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": disk.size}},
+    });
+    if let Some(class) = &disk.storage_class_name {
+        spec["storageClassName"] = json!(class);
+    }
+    json!([{
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "labels": names.labels(part)}, "spec": spec,
+    }])
+}
+
+/// A Service that leads to a part's pods.
+fn service(names: &Names, part: Part, ports: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": names.owned(&names.part(part), part),
+        "spec": {"selector": names.selector(part), "ports": ports},
+    })
+}

@@ -1,0 +1,55 @@
+//! What all pods of a VectorIndex have in common.
+
+use penstock_crds::vector_index::Pods;
+use serde_json::{Value, json};
+
+/// User and group of all containers.
+const USER: i64 = 65532;
+
+/// A pod's spec with the container `main`, and what it mounts.
+pub fn pod(pods: &Pods, pull_secrets: &Value, mut container: Value, volumes: &Value) -> Value {
+    container["securityContext"] = json!({
+        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+    });
+    if let Some(resources) = &pods.resources {
+        let given = container["resources"].take();
+        container["resources"] = json!(resources);
+        merge(&mut container["resources"], given);
+    }
+    let mut spec = json!({
+        "automountServiceAccountToken": false,
+        // A Service that happens to be called `minio` or `etcd` would set variables that Milvus takes for its own.
+        "enableServiceLinks": false,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container], "volumes": volumes,
+    });
+    if pull_secrets.as_array().is_some_and(|secrets| !secrets.is_empty()) {
+        spec["imagePullSecrets"] = pull_secrets.clone();
+    }
+    if !pods.node_selector.is_empty() {
+        spec["nodeSelector"] = json!(pods.node_selector);
+    }
+    if !pods.tolerations.is_empty() {
+        spec["tolerations"] = json!(pods.tolerations);
+    }
+    if let Some(class) = &pods.runtime_class_name {
+        spec["runtimeClassName"] = json!(class);
+    }
+    spec
+}
+
+/// Adds the fields of `from` to `into`, object by object.
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (into, from) => *into = from,
+    }
+}
