@@ -26,7 +26,7 @@ say() { printf '==> [%3d s] %s\n' $((SECONDS - STARTED)) "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # The key changes with anything that changes the tools.
-tools_key() { { cat "$HERE/versions.sh" "$HERE/../tools/go.mod" "$HERE/../tools/go.sum" "$HERE"/../tools/coredns/*.go "$HERE/tools"; go env GOVERSION; } | sha256sum | cut -c1-12; }
+tools_key() { { grep -v '# image only' "$HERE/versions.sh"; cat "$HERE/../tools/go.mod" "$HERE/../tools/go.sum" "$HERE"/../tools/coredns/*.go "$HERE/tools"; go env GOVERSION; } | sha256sum | cut -c1-12; }
 tools_dir() { echo "$CACHE/tools/$(tools_key)/bin"; }
 
 in_control_plane() { nsenter --net="/run/netns/$NS" "$@"; }

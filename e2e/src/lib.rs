@@ -24,9 +24,11 @@ mod wait;
 
 pub mod chart;
 pub mod command;
+pub mod forward;
 pub mod guest;
 pub mod object;
 pub mod storage;
+pub mod vectors;
 pub mod volume;
 
 pub use anyhow::{Context, Result, bail, ensure};

@@ -170,13 +170,17 @@ impl Namespace {
             ("apps/v1", "Deployment"),
             ("v1", "Pod"),
             ("v1", "PersistentVolumeClaim"),
+            (object::PENSTOCK, "VectorIndex"),
             (object::PENSTOCK, "StorageCluster"),
         ] {
             let api = object::api(&self.client, api_version, kind, Some(&self.name));
             api.delete_collection(&DeleteParams::background(), &ours).await?;
             eventually(&format!("{kind}s of {} are gone", self.name), async || {
                 let left: Vec<_> = api.list(&ours).await?.into_iter().filter(holds_up).collect();
-                let left: Vec<_> = left.into_iter().filter_map(|object| object.metadata.name).collect();
+                let left: Vec<_> = left
+                    .into_iter()
+                    .filter_map(|object| object.metadata.name)
+                    .collect();
                 Ok(if left.is_empty() {
                     Wait::Done(())
                 } else {
@@ -229,8 +233,13 @@ impl Namespace {
 
 /// Whether what comes after it has to wait for its end: a disk that a storage node uses ends after that, with the namespace.
 fn holds_up(object: &DynamicObject) -> bool {
-    let is_claim = object.types.as_ref().is_some_and(|types| types.kind == "PersistentVolumeClaim");
-    let provisioner = object.annotations().get("volume.kubernetes.io/storage-provisioner");
+    let is_claim = object
+        .types
+        .as_ref()
+        .is_some_and(|types| types.kind == "PersistentVolumeClaim");
+    let provisioner = object
+        .annotations()
+        .get("volume.kubernetes.io/storage-provisioner");
     !is_claim || provisioner.is_some_and(|name| name == "csi.penstock.io")
 }
 

@@ -46,3 +46,19 @@ pub async fn apply(client: &Client, namespace: Option<&str>, object: &Value) -> 
         .await
         .with_context(|| format!("cannot apply {kind} {name:?}"))
 }
+
+/// Merges `from` into `into`, object by object; `null` takes a field away.
+pub fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                if value.is_null() {
+                    into.remove(&key);
+                } else {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (into, from) => *into = from,
+    }
+}

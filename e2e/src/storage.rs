@@ -57,7 +57,7 @@ async fn disk_class(client: &Client) -> Result<Option<String>> {
 impl Cluster {
     /// Merges fields into its `spec`.
     pub fn with(mut self, spec: Value) -> Self {
-        merge(&mut self.manifest["spec"], spec);
+        object::merge(&mut self.manifest["spec"], spec);
         self
     }
 
@@ -172,19 +172,4 @@ pub async fn replaced(ns: &Namespace, name: &str, uid: &str) -> Result<()> {
         })
     })
     .await
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                if value.is_null() {
-                    into.remove(&key);
-                } else {
-                    merge(into.entry(key).or_insert(Value::Null), value);
-                }
-            }
-        }
-        (into, from) => *into = from,
-    }
 }

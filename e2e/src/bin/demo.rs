@@ -2,13 +2,10 @@
 //!
 //! It can be run again: what is there already is used, and the pods run anew.
 
-use penstock_e2e::{Context, Namespace, Result, chart, client, command, ensure, nodes, storage};
-use std::{
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, ChildStdout, Command, ExitCode, Stdio},
-    time::Instant,
+use penstock_e2e::{
+    Context, Namespace, Result, chart, client, command, ensure, forward::Forward, nodes, storage,
 };
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 const NAMESPACE: &str = "penstock-demo";
 const CLAIM: &str = "data";
@@ -127,44 +124,6 @@ async fn demo() -> Result<()> {
     Ok(())
 }
 
-/// A port of this machine that leads to the storage node while it lives.
-struct Forward {
-    child: Child,
-    port: String,
-    /// kubectl goes on printing, and dies when nobody could read it.
-    _printed: BufReader<ChildStdout>,
-}
-
-impl Forward {
-    fn to(ns: &str, service: &str) -> Result<Self> {
-        let mut child = Command::new("kubectl")
-            .args(["-n", ns, "port-forward", &format!("service/{service}"), ":9000"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start kubectl port-forward")?;
-        let out = child.stdout.take().context("kubectl without an output")?;
-        let mut line = String::new();
-        // "Forwarding from 127.0.0.1:41435 -> 9000"
-        let mut printed = BufReader::new(out);
-        printed.read_line(&mut line)?;
-        let port = line.split([':', ' ']).nth(3).map(str::to_owned);
-        let port = port.with_context(|| format!("kubectl port-forward said {line:?}"))?;
-        Ok(Self {
-            child,
-            port,
-            _printed: printed,
-        })
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 async fn with_boto3(ns: &Namespace, cluster: &storage::Ready, bucket: &str) -> Result<String> {
     let value = async |key| storage::secret_value(ns, &cluster.credentials, key).await;
     let (key_id, key, ca) = (
@@ -174,7 +133,7 @@ async fn with_boto3(ns: &Namespace, cluster: &storage::Ready, bucket: &str) -> R
     );
     let ca_file = Removed(std::env::temp_dir().join(format!("penstock-demo-ca-{}.crt", std::process::id())));
     std::fs::write(&ca_file.0, ca)?;
-    let forward = Forward::to(NAMESPACE, &cluster.name)?;
+    let forward = Forward::to(NAMESPACE, &cluster.name, 9000)?;
     let python =
         std::env::var("PENSTOCK_PYTHON").context("PENSTOCK_PYTHON is not set; run this by `make demo`")?;
     let output = tokio::process::Command::new(python)
