@@ -176,9 +176,11 @@ impl Namespace {
             let api = object::api(&self.client, api_version, kind, Some(&self.name));
             api.delete_collection(&DeleteParams::background(), &ours).await?;
             eventually(&format!("{kind}s of {} are gone", self.name), async || {
-                let left: Vec<_> = api.list(&ours).await?.into_iter().filter(holds_up).collect();
-                let left: Vec<_> = left
+                let left: Vec<_> = api
+                    .list(&ours)
+                    .await?
                     .into_iter()
+                    .filter(|object| holds_up(kind, object))
                     .filter_map(|object| object.metadata.name)
                     .collect();
                 Ok(if left.is_empty() {
@@ -232,15 +234,11 @@ impl Namespace {
 }
 
 /// Whether what comes after it has to wait for its end: a disk that a storage node uses ends after that, with the namespace.
-fn holds_up(object: &DynamicObject) -> bool {
-    let is_claim = object
-        .types
-        .as_ref()
-        .is_some_and(|types| types.kind == "PersistentVolumeClaim");
+fn holds_up(kind: &str, object: &DynamicObject) -> bool {
     let provisioner = object
         .annotations()
         .get("volume.kubernetes.io/storage-provisioner");
-    !is_claim || provisioner.is_some_and(|name| name == "csi.penstock.io")
+    kind != "PersistentVolumeClaim" || provisioner.is_some_and(|name| name == "csi.penstock.io")
 }
 
 async fn names(api: &Api<DynamicObject>, selector: &ListParams) -> Result<Vec<String>> {
