@@ -106,3 +106,5 @@ pub const REASON_LOADING: &str = "Loading";
 pub const REASON_LOW_RECALL: &str = "LowRecall";
 /// A step before this one is not done.
 pub const REASON_NOT_REACHED: &str = "NotReached";
+/// An import, a build or a load makes no progress.
+pub const REASON_STALLED: &str = "Stalled";

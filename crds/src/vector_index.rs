@@ -5,10 +5,10 @@ mod milvus;
 mod schema;
 
 pub use index::{Index, IndexParameters, IndexType};
-pub use milvus::{Disk, Etcd, Gpu, Milvus, Pods, Workers};
+pub use milvus::{Disk, Etcd, Gpu, Milvus, Pods, WhenIdle, Workers};
 pub use schema::{Collection, Field, FieldType, KeyType, Metric, PrimaryKey, Vector};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,10 +66,6 @@ pub struct VectorIndexSpec {
 
     /// The index over the vectors.
     pub index: Index,
-
-    /// How the collection is held in memory.
-    #[serde(default)]
-    pub load: Load,
 
     /// What has to hold before it is Ready.
     #[serde(default)]
@@ -140,26 +136,6 @@ pub enum Refresh {
     OnChange,
     /// What is there at first, and no more.
     Once,
-}
-
-/// How the collection is held in memory.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Load {
-    /// How many times, on different query nodes.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 32))]
-    pub replicas: i32,
-}
-
-impl Default for Load {
-    fn default() -> Self {
-        Self { replicas: 1 }
-    }
-}
-
-fn one() -> i32 {
-    1
 }
 
 /// What has to hold before a VectorIndex is Ready.
@@ -251,6 +227,36 @@ pub struct VectorIndexStatus {
     /// Where Milvus reads and writes its files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageStatus>,
+
+    /// How far the step that is under way was last seen to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+
+    /// Where the time of builds went, as Milvus' pods counted it since each of them started; looked at after the last verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builds: Option<Builds>,
+}
+
+/// Where the time of builds went.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Builds {
+    /// Segments whose index was built.
+    pub segments: i64,
+    /// From the beginning of each build to its end.
+    pub milliseconds: i64,
+    /// The part of that in which the index was made; the rest went into reading vectors and writing files.
+    pub computing_milliseconds: i64,
+}
+
+/// How far a step has come.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// In words.
+    pub what: String,
+    /// When that was first so.
+    pub since: Time,
 }
 
 /// How far the import is.

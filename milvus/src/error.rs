@@ -63,6 +63,12 @@ impl Error {
         matches!(self, Self::Refused { code, .. } if *code == COLLECTION_NOT_LOADED)
     }
 
+    /// Milvus does not know the user, or the password is another one.
+    #[must_use]
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if source.code() == tonic::Code::Unauthenticated)
+    }
+
     /// Milvus answered, and what was asked for is wrong: asking again is of no use.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

@@ -14,6 +14,7 @@ mod import;
 pub mod proto;
 mod schema;
 mod search;
+mod users;
 
 pub use client::{Credentials, Milvus, Progress};
 pub use error::{Error, Result};

@@ -21,6 +21,7 @@ mod lease;
 mod metrics;
 mod needs;
 mod nodes;
+mod pods;
 mod rdma;
 mod resources;
 mod status;

@@ -1,13 +1,7 @@
 //! Whether the storage nodes can use RDMA: each is asked at its admin endpoint, since only the process in the pod knows what
 //! it may open, pin and address.
 
-use crate::{resources::ADMIN_PORT, status::Step};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use crate::{pods, resources::ADMIN_PORT, status::Step};
 use k8s_openapi::api::core::v1::Pod;
 use penstock_crds::{
     StorageCluster,
@@ -18,9 +12,7 @@ use penstock_crds::{
     storage_cluster::RdmaPolicy,
 };
 use serde::Deserialize;
-use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 16 << 10;
 
 /// The answer of a storage node at `/rdma`.
@@ -55,37 +47,8 @@ pub async fn observe(cluster: &StorageCluster, pods: &[Pod]) -> Step {
 }
 
 async fn ask(pod: &Pod) -> Result<Told, String> {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let address: std::net::IpAddr = address
-        .and_then(|address| address.parse().ok())
-        .ok_or("the pod has no address yet")?;
-    let uri = format!("http://{}/rdma", std::net::SocketAddr::new(address, ADMIN_PORT));
-    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let answer = async {
-        let uri = uri.parse().map_err(|error| format!("{uri}: {error}"))?;
-        let response = client
-            .get(uri)
-            .await
-            .map_err(|error| penstock_service::chain(&error))?;
-        if !response.status().is_success() {
-            return Err(format!(
-                "its admin endpoint answers {} to /rdma",
-                response.status()
-            ));
-        }
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body
-            .map_err(|error| format!("its answer broke off: {error}"))?
-            .to_bytes();
-        serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
-    };
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer,
-        Err(_) => Err(format!(
-            "its admin endpoint did not answer within {} s",
-            PATIENCE.as_secs()
-        )),
-    }
+    let body = pods::ask(pod, ADMIN_PORT, "/rdma", MAX_ANSWER).await?;
+    serde_json::from_slice(&body).map_err(|error| format!("its answer is not understood: {error}"))
 }
 
 /// Reasons are few and known, so that scripts can rely on them.

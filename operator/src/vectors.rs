@@ -1,8 +1,10 @@
 //! The loop over VectorIndexes: storage, Milvus and its workers are applied, then Milvus is asked, step by step, for the collection that is wanted.
 
+mod auth;
 mod build;
 mod finalize;
 mod imports;
+mod measure;
 mod names;
 mod parts;
 mod plan;
@@ -40,11 +42,10 @@ use names::Names;
 use penstock_crds::{
     FIELD_MANAGER, VectorIndex,
     conditions::{
-        DEGRADED, READY, REASON_API_REFUSED, REASON_MILVUS_UNHEALTHY, REASON_STORAGE_UNREACHABLE,
-        REASON_UNSUPPORTED,
+        DEGRADED, READY, REASON_API_REFUSED, REASON_INCOMPLETE_SECRET, REASON_MILVUS_UNHEALTHY,
+        REASON_STORAGE_UNREACHABLE, REASON_UNSUPPORTED,
     },
 };
-use penstock_milvus::Milvus;
 use serde_json::json;
 use source::Source;
 use status::Findings;
@@ -121,6 +122,8 @@ async fn reconcile_once(index: &VectorIndex, context: &Context) -> Result<Action
     if let Err(error) = &outcome {
         findings.milvus = Step::failed(REASON_API_REFUSED, penstock_service::chain(error));
     }
+    let patience = Duration::from_secs(60 * u64::from(index.spec.workers.stalled_after_minutes));
+    findings.judge_progress(&old, Timestamp::now(), patience);
     report(context, &names, index, &findings).await?;
     outcome?;
     Ok(Action::requeue(if findings.settled() {
@@ -149,6 +152,9 @@ async fn make_true(
     };
     findings.access = Some(storage.status.clone());
     for object in [
+        resources::etcd_policy(names),
+        resources::milvus_policy(names),
+        resources::workers_policy(names),
         resources::etcd_service(names),
         resources::etcd_set(names, index),
         resources::milvus_service(names),
@@ -180,10 +186,26 @@ async fn make_true(
     if !findings.milvus.is_done() {
         return Ok(());
     }
-    let milvus = match Milvus::new(&names.endpoint(), None) {
+    let Some(passwords) = auth::passwords(context, names).await? else {
+        let message = format!(
+            "Secret {} lacks password or operatorPassword: add what is missing, or delete the VectorIndex and make it anew",
+            names.users()
+        );
+        findings.milvus = Step::failed(REASON_INCOMPLETE_SECRET, message);
+        return Ok(());
+    };
+    let milvus = match auth::connect(&names.endpoint(), &passwords).await {
         Ok(milvus) => milvus,
+        Err(error) if error.is_unauthenticated() => {
+            let message = format!(
+                "Milvus does not take the passwords in Secret {}: put back those that it was made with",
+                names.users()
+            );
+            findings.milvus = Step::failed(REASON_INCOMPLETE_SECRET, message);
+            return Ok(());
+        }
         Err(error) => {
-            findings.milvus = Step::failed(REASON_MILVUS_UNHEALTHY, error.to_string());
+            findings.milvus = Step::waiting(REASON_MILVUS_UNHEALTHY, error.to_string());
             return Ok(());
         }
     };

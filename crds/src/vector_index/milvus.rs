@@ -44,8 +44,8 @@ pub struct Milvus {
     /// operator's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[x_kube(validation = Rule::new(
-        "self.all(key, key.matches('^[A-Za-z]+([.][A-Za-z0-9]+)+$') && !key.startsWith('minio.') && !key.startsWith('etcd.') && key != 'common.storageType')"
-    ).message("config has paths of milvus.yaml, as dataCoord.segment.maxSize; minio.*, etcd.* and common.storageType are the operator's"))]
+        "self.all(key, key.matches('^[A-Za-z]+([.][A-Za-z0-9]+)+$') && !key.startsWith('minio.') && !key.startsWith('etcd.') && !key.startsWith('common.security.') && key != 'common.storageType')"
+    ).message("config has paths of milvus.yaml, as dataCoord.segment.maxSize; minio.*, etcd.*, common.security.* and common.storageType are the operator's"))]
     pub config: BTreeMap<String, String>,
 }
 
@@ -144,20 +144,46 @@ pub struct Workers {
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
 
+    /// What becomes of them while there is nothing to build.
+    #[serde(default)]
+    pub when_idle: WhenIdle,
+
     /// GPUs of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+
+    /// After how many minutes without any progress an import, a build or a load is told as stalled (`Degraded`); it goes on all the same. A large segment
+    /// makes no progress until it is done.
+    #[serde(default = "hour")]
+    #[schemars(range(min = 1, max = 10_080))]
+    pub stalled_after_minutes: u32,
 
     /// The pods.
     #[serde(default)]
     pub pods: Pods,
 }
 
+/// What becomes of workers while there is nothing to build.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum WhenIdle {
+    /// They stay, and the next build begins at once.
+    #[default]
+    Keep,
+    /// They go, and give back what they hold (GPUs); the next build waits for new ones.
+    Remove,
+}
+
+fn hour() -> u32 {
+    60
+}
+
 impl Default for Workers {
     fn default() -> Self {
         Self {
             replicas: 1,
+            when_idle: WhenIdle::default(),
             gpu: None,
+            stalled_after_minutes: hour(),
             pods: Pods::default(),
         }
     }

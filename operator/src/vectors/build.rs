@@ -3,6 +3,7 @@
 
 use super::{
     imports::{Import, Imports},
+    measure,
     names::Names,
     plan::{INDEX, Plan},
     source::{Group, Source},
@@ -20,6 +21,7 @@ use penstock_crds::{
     vector_index::{Refresh, SourceStatus, Verified},
 };
 use penstock_milvus::{Milvus, State};
+use std::collections::BTreeMap;
 
 /// Imports that are under way at a time: Milvus keeps each one's rows in memory.
 const AT_ONCE: usize = 4;
@@ -95,11 +97,15 @@ impl Builder<'_> {
             findings.rows = None;
         }
 
-        if self.milvus.named(name).await?.is_none() {
+        let is_there = self.milvus.named(name).await?.is_some();
+        if is_there && !imports.collections.contains_key(name) {
+            // As after the index was deleted and made again.
+            return self.forget(imports, name, findings).await;
+        }
+        if !is_there {
             // Whatever is remembered of one that was lost is of no use.
-            if imports.collections.remove(name).is_some() {
-                imports.write(self.context, self.names).await?;
-            }
+            imports.collections.insert(name.clone(), BTreeMap::new());
+            imports.write(self.context, self.names).await?;
             self.milvus.create_collection(&plan.collection).await?;
         }
         if self.milvus.index(name, INDEX).await?.is_none() {
@@ -172,43 +178,39 @@ impl Builder<'_> {
         });
         let mut running = Vec::new();
         for (group, import) in &mut records {
-            if import.rows.is_some() || import.failure.is_some() {
+            if import.rows.is_some() || import.failure.is_some() || import.tasks.is_empty() {
                 continue;
             }
             match self.stand(&import.tasks).await? {
-                State::Done(rows) => import.rows = Some(rows),
-                State::Failed(reason) => import.failure = Some(reason),
-                State::Running(percent) => running.push((group.clone(), percent)),
+                None => return self.forget(imports, name, findings).await,
+                Some(State::Done(rows)) => import.rows = Some(rows),
+                Some(State::Failed(reason)) => import.failure = Some(reason),
+                Some(State::Running(percent)) => running.push((group.clone(), percent)),
             }
         }
-        let mut known = None;
         for group in groups {
-            let is_recorded = records
-                .get(&group.name)
-                .is_some_and(|import| import.etags == group.etags);
-            if is_recorded || running.len() >= AT_ONCE {
+            let recorded = records.get(&group.name).cloned();
+            let is_intended = recorded.as_ref().is_some_and(|import| import.tasks.is_empty());
+            if recorded.is_some() && !is_intended || running.len() >= AT_ONCE {
                 continue;
             }
-            // One that was begun, and not written down because this process ended just then, is not begun again.
-            if known.is_none() {
-                known = Some(self.milvus.imports(name).await?);
-            }
-            let begun: Vec<i64> = known
-                .iter()
-                .flatten()
-                .filter(|import| import.files == group.files && !matches!(import.state, State::Failed(_)))
-                .map(|import| import.task)
-                .collect();
-            let tasks = match begun.is_empty() {
-                true => self.milvus.import(name, &group.files).await?,
-                false => begun,
-            };
-            let import = Import {
+            let mut import = recorded.unwrap_or_else(|| Import {
                 etags: group.etags.clone(),
-                tasks,
+                tasks: Vec::new(),
                 rows: None,
                 failure: None,
-            };
+            });
+            // It is written down with what it is of before it is begun: one whose number this process did not live to write down is found by its files, and not
+            // begun again.
+            if is_intended {
+                import.tasks = self.begun(name, group).await?;
+            }
+            if import.tasks.is_empty() {
+                records.insert(group.name.clone(), import.clone());
+                imports.collections.insert(name.clone(), records.clone());
+                imports.write(self.context, self.names).await?;
+                import.tasks = self.milvus.import(name, &group.files).await?;
+            }
             records.insert(group.name.clone(), import);
             running.push((group.name.clone(), 0));
             imports.collections.insert(name.clone(), records.clone());
@@ -271,17 +273,39 @@ impl Builder<'_> {
         Ok(rows)
     }
 
-    /// How the tasks of one group stand together.
-    async fn stand(&self, tasks: &[i64]) -> Result<State, Stop> {
+    /// Imports of these files that Milvus has or had under way.
+    async fn begun(&self, collection: &str, group: &Group) -> Result<Vec<i64>, Stop> {
+        let all = self.milvus.imports(collection).await?;
+        let is_it = |import: &penstock_milvus::Import| {
+            import.files == group.files && !matches!(import.state, State::Failed(_))
+        };
+        Ok(all.into_iter().filter(is_it).map(|import| import.task).collect())
+    }
+
+    /// How the tasks of one group stand together; `None` if Milvus has forgotten one, as it does after a day.
+    async fn stand(&self, tasks: &[i64]) -> Result<Option<State>, Stop> {
         let (mut rows, mut least) = (0, None);
         for task in tasks {
-            match self.milvus.import_state(*task).await?.state {
-                State::Done(more) => rows += more,
-                State::Running(percent) => least = Some(least.unwrap_or(100).min(percent)),
-                failed @ State::Failed(_) => return Ok(failed),
+            match self.milvus.import_state(*task).await {
+                Err(error) if error.is_refusal() => return Ok(None),
+                Err(error) => return Err(error.into()),
+                Ok(import) => match import.state {
+                    State::Done(more) => rows += more,
+                    State::Running(percent) => least = Some(least.unwrap_or(100).min(percent)),
+                    failed @ State::Failed(_) => return Ok(Some(failed)),
+                },
             }
         }
-        Ok(least.map_or(State::Done(rows), State::Running))
+        Ok(Some(least.map_or(State::Done(rows), State::Running)))
+    }
+
+    /// What a collection holds is not known any more, and nothing may be imported into it: another one is made.
+    async fn forget<T>(&self, imports: &mut Imports, name: &str, findings: &mut Findings) -> Result<T, Stop> {
+        imports.epoch += 1;
+        imports.write(self.context, self.names).await?;
+        let message = format!("what {name} holds is not known any more; another collection is made");
+        findings.imported = Step::waiting(REASON_IMPORTING, message);
+        Err(Stop::Told)
     }
 
     async fn wait_for_index(&self, plan: &Plan, rows: u64, findings: &mut Findings) -> Result<(), Stop> {
@@ -309,15 +333,14 @@ impl Builder<'_> {
 
     async fn load(&self, plan: &Plan, findings: &mut Findings) -> Result<(), Stop> {
         let name = &plan.collection.name;
-        let replicas = self.index.spec.load.replicas;
         match self.milvus.loaded(name).await? {
             Some(100) => {
-                findings.loaded = Step::done(format!("{replicas} times in memory"));
+                findings.loaded = Step::done("it is in memory");
                 Ok(())
             }
             told => {
                 if told.is_none() {
-                    self.milvus.load(name, replicas, false).await?;
+                    self.milvus.load(name, 1, false).await?;
                 }
                 findings.loaded =
                     Step::waiting(REASON_LOADING, format!("{} % are loaded", told.unwrap_or(0)));
@@ -347,6 +370,7 @@ impl Builder<'_> {
                 }
                 let sample = usize::try_from(spec.sample).unwrap_or(usize::MAX);
                 let recall = verify::recall(self.milvus, plan, sample).await?;
+                findings.builds = Some(measure::builds(self.context, self.names).await?);
                 let share = format!("{:.3}", recall.share);
                 findings.recall = Some(Verified {
                     collection: name.clone(),

@@ -63,6 +63,11 @@ impl Names {
         format!("{}-storage", self.index)
     }
 
+    /// Secret with the passwords of Milvus' users.
+    pub fn users(&self) -> String {
+        format!("{}-users", self.index)
+    }
+
     /// ConfigMap with what was imported.
     pub fn imports(&self) -> String {
         format!("{}-imports", self.index)

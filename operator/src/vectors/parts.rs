@@ -1,6 +1,9 @@
 //! How etcd, Milvus and the workers really stand.
 
-use super::names::{Names, Part};
+use super::{
+    names::{Names, Part},
+    resources::wanted_workers,
+};
 use crate::{
     context::Context,
     error::Error,
@@ -28,7 +31,7 @@ pub async fn observe(context: &Context, names: &Names, index: &VectorIndex) -> R
         pods(context, names, Part::Milvus).await?,
         pods(context, names, Part::Workers).await?,
     );
-    let desired = index.spec.workers.replicas;
+    let desired = wanted_workers(index);
     let ready = i32::try_from(workers.iter().filter(|pod| is_ready(pod)).count()).unwrap_or(i32::MAX);
     Ok(Parts {
         step: judge(&etcd, &milvus, &workers, desired, ready),
@@ -40,7 +43,8 @@ pub async fn observe(context: &Context, names: &Names, index: &VectorIndex) -> R
     })
 }
 
-async fn pods(context: &Context, names: &Names, part: Part) -> Result<Vec<Pod>, Error> {
+/// The pods of a part that are not on their way out.
+pub async fn pods(context: &Context, names: &Names, part: Part) -> Result<Vec<Pod>, Error> {
     let pods = Api::<Pod>::namespaced(context.client.clone(), &names.namespace);
     let listed = pods
         .list(&ListParams::default().labels(&names.selects(part)))

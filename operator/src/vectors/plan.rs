@@ -220,9 +220,7 @@ mod tests {
         // What can be changed in place is none.
         assert_eq!(
             one.collection.name,
-            plan(json!({"workers": {"replicas": 5}, "load": {"replicas": 2}}), 0)
-                .collection
-                .name
+            plan(json!({"workers": {"replicas": 5}}), 0).collection.name
         );
     }
 

@@ -3,9 +3,11 @@
 mod etcd;
 mod milvus;
 mod pods;
+mod policy;
 
 pub use etcd::{etcd_service, etcd_set};
-pub use milvus::{milvus_service, milvus_set, workers};
+pub use milvus::{milvus_service, milvus_set, wanted_workers, workers};
+pub use policy::{etcd_policy, milvus_policy, workers_policy};
 
 use super::names::{Names, Part};
 use penstock_crds::vector_index::Disk;

@@ -1,15 +1,20 @@
 //! What was found of a VectorIndex, and what is told of it.
 
 use crate::status::{Step, conditions, summary};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use penstock_crds::{
     VectorIndexStatus,
     conditions::{
-        IMPORTED, INDEXED, LOADED, MILVUS_READY, READY, REASON_NOT_REACHED, REASON_READY, STORAGE_READY,
-        VERIFIED,
+        IMPORTED, INDEXED, LOADED, MILVUS_READY, READY, REASON_NOT_REACHED, REASON_READY, REASON_STALLED,
+        STORAGE_READY, VERIFIED,
     },
-    vector_index::{SourceStatus, StorageStatus, Verified, WorkerStatus},
+    vector_index::{Builds, Progress, SourceStatus, StorageStatus, Verified, WorkerStatus},
 };
+
+use std::time::Duration;
+
+/// The phase of an index that is all that is wanted.
+pub const SERVING: &str = "Serving";
 
 /// What a reconciliation found.
 pub struct Findings {
@@ -31,6 +36,8 @@ pub struct Findings {
     pub recall: Option<Verified>,
     pub workers: Option<WorkerStatus>,
     pub access: Option<StorageStatus>,
+    pub progress: Option<Progress>,
+    pub builds: Option<Builds>,
 }
 
 impl Findings {
@@ -54,6 +61,39 @@ impl Findings {
             recall: old.verified.clone(),
             workers: old.workers.clone(),
             access: old.storage.clone(),
+            progress: None,
+            builds: old.builds.clone(),
+        }
+    }
+
+    /// Tells of a step that Milvus has under way and that has not moved for `patience`: it tells nobody itself when it hangs.
+    pub fn judge_progress(&mut self, old: &VectorIndexStatus, now: Timestamp, patience: Duration) {
+        let under_way = [&mut self.imported, &mut self.indexed, &mut self.loaded];
+        let reached = self.storage.is_done() && self.milvus.is_done();
+        let Some(step) = under_way
+            .into_iter()
+            .find(|step| !step.is_done())
+            .filter(|step| reached && !step.has_failed())
+        else {
+            return;
+        };
+        let before = old
+            .progress
+            .as_ref()
+            .filter(|progress| progress.what == step.message());
+        let since = before.map_or(now, |progress| progress.since.0);
+        self.progress = Some(Progress {
+            what: step.message().to_owned(),
+            since: Time(since),
+        });
+        let seconds = now.as_second() - since.as_second();
+        if u64::try_from(seconds).is_ok_and(|seconds| seconds >= patience.as_secs()) {
+            let message = format!(
+                "{} for {} minutes: look at the logs of Milvus and its workers",
+                step.message(),
+                seconds / 60
+            );
+            *step = Step::failed(REASON_STALLED, message);
         }
     }
 
@@ -102,7 +142,7 @@ impl Findings {
             observed_generation: self.generation,
             conditions: conditions(told, self.generation, &old.conditions, now),
             phase: Some(match current {
-                None => "Serving".into(),
+                None => SERVING.into(),
                 Some((_, phase, step)) if step.has_failed() => format!("{phase}Failed"),
                 Some((_, phase, _)) => (*phase).to_owned(),
             }),
@@ -118,6 +158,8 @@ impl Findings {
             verified: self.recall.clone(),
             workers: self.workers.clone(),
             storage: self.access.clone(),
+            progress: self.progress.clone(),
+            builds: self.builds.clone(),
         }
     }
 }
@@ -188,6 +230,36 @@ mod tests {
         // Not while nobody answers.
         found.milvus = Step::waiting(REASON_INDEXING, "0 of 1 pods");
         assert_eq!(words(&found.status(&old, now), READY).0, "False");
+    }
+
+    #[test]
+    fn what_does_not_move_is_told_after_a_while_and_what_moves_is_not() {
+        let patience = Duration::from_secs(600);
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let look = |old: &VectorIndexStatus, rows: u32, now| {
+            let mut found = findings();
+            found.storage = Step::done("");
+            found.milvus = Step::done("");
+            found.imported = Step::done("");
+            found.indexed = Step::waiting(REASON_INDEXING, format!("{rows} of 100 rows"));
+            found.judge_progress(old, now, patience);
+            found.status(old, now)
+        };
+        let mut status = look(&VectorIndexStatus::default(), 10, at(0));
+        status = look(&status, 10, at(590));
+        assert_eq!(words(&status, DEGRADED).0, "False");
+        status = look(&status, 20, at(595));
+        status = look(&status, 20, at(1100));
+        assert_eq!(words(&status, DEGRADED).0, "False");
+        status = look(&status, 20, at(1200));
+        assert_eq!(words(&status, DEGRADED), ("True".into(), REASON_STALLED.into()));
+        let message = told(&status.conditions, DEGRADED).unwrap().2;
+        assert!(message.starts_with("20 of 100 rows for 10 minutes"), "{message}");
+        // It stays told, and goes when it moves.
+        status = look(&status, 20, at(1300));
+        assert_eq!(words(&status, DEGRADED).1, REASON_STALLED);
+        status = look(&status, 30, at(1310));
+        assert_eq!(words(&status, DEGRADED).0, "False");
     }
 
     #[test]

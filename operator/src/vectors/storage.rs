@@ -1,4 +1,4 @@
-//! Milvus' way to its bucket: the StorageCluster, a key of its own that opens this bucket alone, and the operator's own view of it.
+//! Milvus' way to its bucket: the StorageCluster, a key of its own that writes Milvus' own files alone, and the operator's view of it.
 
 use super::names::{Names, Part};
 use crate::{apply::apply, context::Context, error::Error, resources::REGION, status::Step};
@@ -195,7 +195,7 @@ async fn pair(secrets: &Api<Secret>, name: &str) -> Result<Option<Pair>, Error> 
     }))
 }
 
-/// The key pair that opens the bucket and nothing else. Its secret is told once, so one whose Secret was lost is revoked and made anew.
+/// The key pair that opens the bucket, as far as Milvus needs it. Its secret is told once, so one whose Secret was lost is revoked and made anew.
 async fn own_key(
     context: &Context,
     names: &Names,
@@ -214,8 +214,11 @@ async fn own_key(
         Ok(keys) => keys.into_iter().find(|key| key.name == names.key()),
         Err(error) => return Ok(Err(error)),
     };
+    let scopes = scopes(names, index);
     let credentials = match (held, &known) {
-        (Some(held), Some(known)) if held.credentials.access_key_id() == known.access_key_id => {
+        (Some(held), Some(known))
+            if held.credentials.access_key_id() == known.access_key_id && known.scopes == scopes =>
+        {
             held.credentials
         }
         _ => {
@@ -223,14 +226,9 @@ async fn own_key(
                 if let Some(known) = &known {
                     root.revoke_key(&known.access_key_id).await?;
                 }
-                let scope = Scope {
-                    bucket: index.spec.storage.bucket.clone(),
-                    prefix: String::new(),
-                    access: Access::ReadWrite,
-                };
                 let request = KeyRequest {
                     name: names.key(),
-                    scopes: vec![scope],
+                    scopes,
                     expires: None,
                 };
                 root.create_key(&request).await
@@ -256,4 +254,36 @@ async fn own_key(
     )
     .await?;
     Ok(Ok(credentials))
+}
+
+/// What Milvus' key opens: its own files to write, and the bucket to read, because it imports from there and lists it when it starts.
+fn scopes(names: &Names, index: &VectorIndex) -> Vec<Scope> {
+    let scope = |prefix: String, access| Scope {
+        bucket: index.spec.storage.bucket.clone(),
+        prefix,
+        access,
+    };
+    vec![
+        scope(format!("{}/", names.prefix(index)), Access::ReadWrite),
+        scope(String::new(), Access::Read),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::index;
+    use super::*;
+
+    #[test]
+    fn milvus_cannot_change_the_vectors() {
+        let index = index(json!({}));
+        let scopes = scopes(&Names::of(&index).unwrap(), &index);
+        let writing: Vec<_> = scopes
+            .iter()
+            .filter(|scope| scope.access == Access::ReadWrite)
+            .collect();
+        assert_eq!(writing.len(), 1);
+        assert_eq!(writing[0].prefix, ".milvus/default/products/");
+        assert!(scopes.iter().all(|scope| scope.bucket == "vectors"));
+    }
 }

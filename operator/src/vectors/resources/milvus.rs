@@ -3,6 +3,7 @@
 use super::{
     super::{
         names::{MILVUS_ADMIN_PORT, MILVUS_PORT, Names, Part},
+        status::SERVING,
         storage::Storage,
     },
     claim,
@@ -10,7 +11,10 @@ use super::{
     service,
 };
 use crate::resources::REGION;
-use penstock_crds::VectorIndex;
+use penstock_crds::{
+    VectorIndex,
+    vector_index::{Gpu, WhenIdle},
+};
 use serde_json::{Value, json};
 
 /// Where the image has `glog.conf`, without which Milvus does not start.
@@ -78,14 +82,41 @@ pub fn milvus_set(names: &Names, index: &VectorIndex, storage: &Storage) -> Valu
         &mut container["volumeMounts"],
         json!({"name": "data", "mountPath": DISK}),
     );
+    let mut template = template(
+        names,
+        index,
+        storage,
+        Part::Milvus,
+        container,
+        volumes(names, storage),
+    );
+    // It searches, and an index of a GPU is searched by one.
+    if index.spec.index.index_type.is_gpu()
+        && let Some(gpu) = &index.spec.workers.gpu
+    {
+        give(gpu, &mut template["spec"]);
+    }
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": names.owned(&name, Part::Milvus),
         "spec": {
             "serviceName": name, "replicas": 1, "selector": {"matchLabels": names.selector(Part::Milvus)},
-            "template": template(names, index, storage, Part::Milvus, container, volumes(names, storage)),
+            "template": template,
             "volumeClaimTemplates": claim(names, Part::Milvus, &index.spec.milvus.disk),
         },
     })
+}
+
+/// How many workers there are to be. What was settled for this very spec has nothing to build until a file comes.
+pub fn wanted_workers(index: &VectorIndex) -> i32 {
+    let workers = &index.spec.workers;
+    let status = index.status.as_ref();
+    let is_idle = status.is_some_and(|status| {
+        status.phase.as_deref() == Some(SERVING) && status.observed_generation == index.metadata.generation
+    });
+    match workers.when_idle {
+        WhenIdle::Remove if is_idle => 0,
+        _ => workers.replicas,
+    }
 }
 
 /// The Deployment of workers, whose number a HorizontalPodAutoscaler may change through the VectorIndex.
@@ -104,42 +135,42 @@ pub fn workers(names: &Names, index: &VectorIndex, storage: &Storage) -> Value {
     );
     let mut volumes = volumes(names, storage);
     add(&mut volumes, json!({"name": "scratch", "emptyDir": {}}));
-    let workers = &index.spec.workers;
-    let mut claims = Value::Null;
-    if let Some(gpu) = &workers.gpu {
-        if let Some(template) = &gpu.resource_claim_template_name {
-            claims = json!([{"name": "gpu", "resourceClaimTemplateName": template}]);
-            container["resources"] = json!({"claims": [{"name": "gpu"}]});
-        }
-        if let Some(resource) = &gpu.extended_resource {
-            container["resources"] = json!({"limits": {resource: gpu.count}});
-        }
-        let pool = [
-            ("GPU_INITMEMSIZE", gpu.initial_pool_mib),
-            ("GPU_MAXMEMSIZE", gpu.maximum_pool_mib),
-        ];
-        for (name, value) in pool {
-            if let Some(value) = value {
-                add(
-                    &mut container["env"],
-                    json!({"name": name, "value": value.to_string()}),
-                );
-            }
-        }
-    }
     let mut template = template(names, index, storage, Part::Workers, container, volumes);
-    if !claims.is_null() {
-        template["spec"]["resourceClaims"] = claims;
+    if let Some(gpu) = &index.spec.workers.gpu {
+        give(gpu, &mut template["spec"]);
     }
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": names.owned(&names.part(Part::Workers), Part::Workers),
         "spec": {
-            "replicas": workers.replicas, "selector": {"matchLabels": names.selector(Part::Workers)},
+            "replicas": wanted_workers(index), "selector": {"matchLabels": names.selector(Part::Workers)},
             // A worker that is replaced has its build begun anew elsewhere; GPUs for a surplus one may be nowhere.
             "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
             "template": template,
         },
     })
+}
+
+/// Gives a pod's container GPUs.
+fn give(gpu: &Gpu, pod: &mut Value) {
+    if let Some(template) = &gpu.resource_claim_template_name {
+        pod["resourceClaims"] = json!([{"name": "gpu", "resourceClaimTemplateName": template}]);
+        pod["containers"][0]["resources"]["claims"] = json!([{"name": "gpu"}]);
+    }
+    if let Some(resource) = &gpu.extended_resource {
+        pod["containers"][0]["resources"]["limits"][resource] = json!(gpu.count);
+    }
+    let pool = [
+        ("GPU_INITMEMSIZE", gpu.initial_pool_mib),
+        ("GPU_MAXMEMSIZE", gpu.maximum_pool_mib),
+    ];
+    for (name, value) in pool {
+        if let Some(value) = value {
+            add(
+                &mut pod["containers"][0]["env"],
+                json!({"name": name, "value": value.to_string()}),
+            );
+        }
+    }
 }
 
 fn template(
@@ -217,6 +248,7 @@ fn environment(names: &Names, index: &VectorIndex, storage: &Storage) -> Value {
         {"name": "MINIO_BUCKET_NAME", "value": spec.storage.bucket},
         {"name": "MINIO_ROOT_PATH", "value": names.prefix(index)},
         {"name": "MINIO_USE_IAM", "value": "false"},
+        {"name": "COMMON_SECURITY_AUTHORIZATIONENABLED", "value": "true"},
         {"name": "PROXY_PORT", "value": MILVUS_PORT.to_string()},
         // Without it, Milvus does not end on SIGTERM.
         {"name": "QUOTAANDLIMITS_ENABLED", "value": "true"},
@@ -315,6 +347,25 @@ mod tests {
     }
 
     #[test]
+    fn idle_workers_go_if_they_are_to_and_come_back() {
+        let wanted = |policy: &str, phase: &str, observed: i64| {
+            let mut index = index(json!({"workers": {"replicas": 3, "whenIdle": policy}}));
+            index.metadata.generation = Some(2);
+            index.status = Some(penstock_crds::VectorIndexStatus {
+                phase: Some(phase.into()),
+                observed_generation: Some(observed),
+                ..Default::default()
+            });
+            wanted_workers(&index)
+        };
+        assert_eq!(wanted("Remove", "Serving", 2), 0);
+        assert_eq!(wanted("Remove", "Import", 2), 3);
+        // The spec has changed, and nobody has looked yet.
+        assert_eq!(wanted("Remove", "Serving", 1), 3);
+        assert_eq!(wanted("Keep", "Serving", 2), 3);
+    }
+
+    #[test]
     fn settings_of_milvus_are_variables() {
         let (set, _) = made(json!({"milvus": {"config": {"dataCoord.segment.maxSize": "24"}}}));
         assert_eq!(env(&set, "DATACOORD_SEGMENT_MAXSIZE").unwrap()["value"], "24");
@@ -334,6 +385,12 @@ mod tests {
             set["spec"]["template"]["spec"]["containers"][0]["image"],
             "milvusdb/milvus:v2.3.5-gpu"
         );
+        // It searches with one too.
+        assert_eq!(
+            set["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"],
+            2
+        );
+        let (set, _) = made(json!({"workers": {"gpu": {"extendedResource": "nvidia.com/gpu"}}}));
         assert!(set["spec"]["template"]["spec"]["containers"][0]["resources"].is_null());
         let (_, workers) = gpu(json!({"resourceClaimTemplateName": "near"}));
         let spec = &workers["spec"]["template"]["spec"];

@@ -12,9 +12,7 @@ pub fn pod(pods: &Pods, pull_secrets: &Value, mut container: Value, volumes: &Va
         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
     });
     if let Some(resources) = &pods.resources {
-        let given = container["resources"].take();
         container["resources"] = json!(resources);
-        merge(&mut container["resources"], given);
     }
     let mut spec = json!({
         "automountServiceAccountToken": false,
@@ -39,17 +37,4 @@ pub fn pod(pods: &Pods, pull_secrets: &Value, mut container: Value, volumes: &Va
         spec["runtimeClassName"] = json!(class);
     }
     spec
-}
-
-/// Adds the fields of `from` to `into`, object by object.
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (into, from) => *into = from,
-    }
 }
