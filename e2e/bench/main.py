@@ -17,10 +17,11 @@ import peers
 import rdma
 import reconcile
 import s3
+import vectors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "target/bench/results.jsonl"
-ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *rdma.ROWS, *gpu.ROWS, *mount.ROWS, *reconcile.ROWS]
+ROWS = [*s3.ROWS, *local.ROWS, *gateway.ROWS, *rdma.ROWS, *gpu.ROWS, *mount.ROWS, *reconcile.ROWS, *vectors.ROWS]
 
 
 def show(result):
