@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz bench lint images up down shell generate clean
+.PHONY: help demo demo-vectors test soak fuzz bench lint images up down shell generate clean
 
 CLUSTER := e2e/cluster
 NODES ?= 2
@@ -20,11 +20,14 @@ PYTHON := command -v python3 >/dev/null || $(CLUSTER)/packages
 
 help: ## This list
 	@echo "make …"
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 	@sed -n 's/^#   /  /p' Makefile
 
-demo: ## The main job on a real Kubernetes: a StorageCluster, a bucket as a volume in two pods, the same bytes by S3
+demo: ## The main job on a real Kubernetes: a StorageCluster, a bucket as a volume in two pods, the same bytes by S3; vectors made searchable
 	@e2e/demo
+
+demo-vectors: ## Its second half alone: vectors in a bucket become an index that answers searches
+	@e2e/demo vectors
 
 test: ## Every test, or one suite: make test SUITE=csi
 	@$(PYTHON); e2e/run-tests --suite '$(SUITE)'

@@ -25,6 +25,7 @@ mod wait;
 pub mod chart;
 pub mod command;
 pub mod forward;
+pub mod gateway;
 pub mod guest;
 pub mod object;
 pub mod storage;

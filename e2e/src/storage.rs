@@ -48,7 +48,10 @@ pub async fn cluster(ns: &Namespace, name: &str) -> Result<Cluster> {
 }
 
 /// The class of the throwaway cluster's disks, where there is one; else the cluster's default class is used.
-async fn disk_class(client: &Client) -> Result<Option<String>> {
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn disk_class(client: &Client) -> Result<Option<String>> {
     const NAME: &str = "local-disks";
     let classes = object::api(client, "storage.k8s.io/v1", "StorageClass", None);
     Ok(classes.get_opt(NAME).await?.map(|_| NAME.to_owned()))

@@ -17,27 +17,43 @@ pub const DIMENSION: u32 = 128;
 /// The bucket with the vectors.
 pub const BUCKET: &str = "vectors";
 
-/// An index over what is below `prefix`, small enough for a test's nodes.
-#[must_use]
-pub fn manifest(name: &str, cluster: &str, prefix: &str, index: &Value) -> Value {
-    let disk = json!({"storageClassName": "local-disks", "size": "1Gi"});
-    json!({
+/// An index over what is below `prefix`, small enough for a test's nodes. The throwaway cluster has images and disks of its own.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn manifest(
+    ns: &Namespace,
+    name: &str,
+    cluster: &str,
+    prefix: &str,
+    index: &Value,
+) -> Result<Value> {
+    let mut milvus = json!({
+        "version": "2.3.5", "disk": {"size": "1Gi"}, "etcd": {"disk": {"size": "1Gi"}},
+        // Small segments show progress; workers that die are given up soon.
+        "config": {
+            "dataCoord.segment.maxSize": "24", "dataCoord.segment.sealProportion": "1.0", "dataCoord.enableCompaction": "false",
+            "common.session.ttl": "10",
+        },
+    });
+    if let Some(class) = storage::disk_class(&ns.client).await? {
+        milvus["disk"]["storageClassName"] = json!(class);
+        milvus["etcd"]["disk"]["storageClassName"] = json!(class);
+    }
+    if let Ok(image) = std::env::var("PENSTOCK_MILVUS_IMAGE") {
+        milvus["image"] = json!(image);
+    }
+    if let Ok(image) = std::env::var("PENSTOCK_ETCD_IMAGE") {
+        milvus["etcd"]["image"] = json!(image);
+    }
+    Ok(json!({
         "apiVersion": object::PENSTOCK, "kind": "VectorIndex", "metadata": {"name": name},
         "spec": {
-            "storage": {"clusterName": cluster, "bucket": BUCKET},
-            "milvus": {
-                "version": "2.3.5", "image": "localhost/milvus:2.3.5", "disk": disk,
-                "etcd": {"image": "localhost/etcd:3.4", "disk": disk},
-                // Small segments show progress; workers that die are given up soon.
-                "config": {
-                    "dataCoord.segment.maxSize": "24", "dataCoord.segment.sealProportion": "1.0", "dataCoord.enableCompaction": "false",
-                    "common.session.ttl": "10",
-                },
-            },
+            "storage": {"clusterName": cluster, "bucket": BUCKET}, "milvus": milvus,
             "collection": {"vector": {"name": "vector", "dimension": DIMENSION}},
             "source": {"prefix": prefix}, "index": index, "deletionPolicy": "Delete",
         },
-    })
+    }))
 }
 
 /// A storage node's bucket, for the program that writes vectors.
@@ -168,6 +184,7 @@ pub struct Searches {
     python: PathBuf,
     forward: Forward,
     collection: String,
+    password: String,
 }
 
 impl Searches {
@@ -180,6 +197,7 @@ impl Searches {
             python: python().await?,
             forward: Forward::to(&ns.name, &format!("{index}-milvus"), 19530)?,
             collection: index.replace('-', "_"),
+            password: storage::secret_value(ns, &format!("{index}-users"), "password").await?,
         })
     }
 
@@ -188,6 +206,7 @@ impl Searches {
         let address = format!("localhost:{}", self.forward.port);
         program.args([script().as_path(), Path::new(command)]);
         program.args(["--address", &address, "--collection", &self.collection]);
+        program.env("MILVUS_PASSWORD", &self.password);
         program
     }
 

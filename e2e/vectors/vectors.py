@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Vectors for tests: into a bucket as embedding pipelines write them (PyArrow, NumPy), and searched for as applications do (pymilvus).
 
-S3 is where AWS_ENDPOINT_URL_S3 and the other AWS_ variables say. Vectors are blocks FIRST:ROWS of random numbers that are the same in every call; a
+S3 is where AWS_ENDPOINT_URL_S3 and the other AWS_ variables say; MILVUS_PASSWORD is that of Milvus' user root. Vectors are blocks FIRST:ROWS of random numbers that are the same in every call; a
 row's key is its number. Prints one JSON object.
 """
 
 import argparse
 import io
 import json
+import os
 import select
 import sys
 import time
@@ -85,7 +86,7 @@ def count(arguments):
 def collection_of(arguments):
     from pymilvus import Collection, connections
     host, port = arguments.address.rsplit(":", 1)
-    connections.connect(host=host, port=port)
+    connections.connect(host=host, port=port, user="root", password=os.environ["MILVUS_PASSWORD"])
     return Collection(arguments.collection)
 
 

@@ -138,6 +138,10 @@ async fn fields_and_settings_that_cannot_be_are_refused() -> Result<()> {
             (json!({"storage": {"bucket": "Vectors"}}), "bucket"),
             (json!({"milvus": {"version": "v2.3"}}), "version"),
             (
+                json!({"milvus": {"config": {"common.security.authorizationEnabled": "false"}}}),
+                "are the operator's",
+            ),
+            (
                 json!({"milvus": {"config": {"minio.accessKeyID": "k"}}}),
                 "are the operator's",
             ),

@@ -1,6 +1,9 @@
-//! The demo: what a user does with Penstock, step by step with times, on the cluster of `KUBECONFIG`.
+//! The demo: what a user does with Penstock, step by step with times, on the cluster of `KUBECONFIG`. With `vectors` as its argument, only the half with
+//! vectors.
 //!
 //! It can be run again: what is there already is used, and the pods run anew.
+
+mod vectors;
 
 use penstock_e2e::{
     Context, Namespace, Result, chart, client, command, ensure, forward::Forward, nodes, storage,
@@ -60,6 +63,26 @@ async fn demo() -> Result<()> {
     let cluster = storage::cluster(&ns, "demo").await?.created().await?;
     clock.done(&format!("StorageCluster demo is Ready: {}", cluster.endpoint));
 
+    if std::env::args().nth(1).as_deref() != Some("vectors") {
+        volumes(&mut clock, &ns, &cluster, first, second).await?;
+    }
+    vectors::demo(&mut clock, &ns, &cluster).await?;
+
+    println!("\nEverything is still running. Go on with:");
+    println!("  make shell                                       kubectl, helm and KUBECONFIG are set");
+    println!("  make shell CMD='kubectl -n {NAMESPACE} describe storagecluster demo'");
+    println!("  make shell CMD='kubectl -n {NAMESPACE} describe vectorindex products'");
+    println!("  make down                                        stops the throwaway cluster");
+    Ok(())
+}
+
+async fn volumes(
+    clock: &mut Clock,
+    ns: &Namespace,
+    cluster: &storage::Ready,
+    first: &str,
+    second: &str,
+) -> Result<()> {
     let claim = ns.claim(CLAIM, &cluster.storage_class).await?;
     let bucket = claim
         .spec
@@ -103,7 +126,7 @@ async fn demo() -> Result<()> {
     );
     clock.done(&format!("pod B on {second} read the same bytes"));
 
-    let seen = with_boto3(&ns, &cluster, &bucket).await?;
+    let seen = with_boto3(ns, cluster, &bucket).await?;
     ensure!(
         written == seen,
         "boto3 read other bytes: {seen} instead of {written}"
@@ -117,10 +140,6 @@ async fn demo() -> Result<()> {
         "{}",
         command::kubectl(&["-n", NAMESPACE, "get", "pvc,pods", "-o", "wide"]).await?
     );
-    println!("\nEverything is still running. Go on with:");
-    println!("  make shell                                       kubectl, helm and KUBECONFIG are set");
-    println!("  make shell CMD='kubectl -n {NAMESPACE} describe storagecluster demo'");
-    println!("  make down                                        stops the throwaway cluster");
     Ok(())
 }
 
