@@ -14,8 +14,10 @@ import time
 import urllib.request
 
 import boto3
-import numpy
-from pymilvus import Collection, CollectionSchema, DataType, FieldSchema, connections
+from pymilvus import Collection, CollectionSchema, DataType, FieldSchema, connections, utility
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "vectors"))
+from vectors import vectors_of  # noqa: E402
 
 ROWS, DIMENSION, RUNS = 200_000, 128, 3
 KEY, SECRET, BUCKET = "bench-access-key", "bench-secret-key", "vectors"
@@ -96,12 +98,10 @@ def builds():
     """Seconds of each build, from the order to the last row."""
     fields = [FieldSchema("id", DataType.INT64, is_primary=True), FieldSchema("vector", DataType.FLOAT_VECTOR, dim=DIMENSION)]
     collection = Collection("bench", CollectionSchema(fields))
-    latent = numpy.random.default_rng(0).standard_normal((ROWS, 8), dtype=numpy.float32)
-    vectors = latent @ numpy.random.default_rng(1).standard_normal((8, DIMENSION), dtype=numpy.float32)
+    stored = vectors_of(0, ROWS, DIMENSION)
     for first in range(0, ROWS, 20_000):
-        collection.insert([list(range(first, first + 20_000)), vectors[first:first + 20_000]])
+        collection.insert([list(range(first, first + 20_000)), stored[first:first + 20_000]])
     collection.flush()
-    from pymilvus import utility
     for _ in range(RUNS):
         start = time.monotonic()
         collection.create_index("vector", {"index_type": "IVF_FLAT", "metric_type": "L2", "params": {"nlist": 128}}, index_name="i", timeout=None)

@@ -28,6 +28,7 @@ pub mod forward;
 pub mod gateway;
 pub mod guest;
 pub mod object;
+pub mod s3;
 pub mod storage;
 pub mod vectors;
 pub mod volume;

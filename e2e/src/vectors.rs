@@ -1,6 +1,6 @@
 //! VectorIndexes as tests want them, and the programs that write and search vectors.
 
-use crate::{Namespace, command, forward::Forward, object, storage};
+use crate::{Namespace, command, forward::Forward, object, s3::S3, storage};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
@@ -59,9 +59,7 @@ pub async fn manifest(
 /// A storage node's bucket, for the program that writes vectors.
 pub struct Vectors {
     python: PathBuf,
-    forward: Forward,
-    ca: PathBuf,
-    keys: (String, String),
+    s3: S3,
 }
 
 /// Where Python with pymilvus and PyArrow is.
@@ -80,14 +78,9 @@ impl Vectors {
     /// # Errors
     /// When its Secret is incomplete, or it cannot be reached.
     pub async fn of(ns: &Namespace, cluster: &storage::Ready) -> Result<Self> {
-        let value = async |key| storage::secret_value(ns, &cluster.credentials, key).await;
-        let ca = std::env::temp_dir().join(format!("penstock-{}-{}.crt", ns.name, cluster.name));
-        std::fs::write(&ca, value("ca.crt").await?)?;
         Ok(Self {
             python: python().await?,
-            forward: Forward::to(&ns.name, &cluster.name, 9000)?,
-            ca,
-            keys: (value("accessKeyId").await?, value("secretAccessKey").await?),
+            s3: S3::of(ns, cluster).await?,
         })
     }
 
@@ -142,25 +135,8 @@ impl Vectors {
 
     async fn call(&self, arguments: &[&str]) -> Result<Value> {
         let mut program = Command::new(&self.python);
-        program
-            .arg(script())
-            .args(arguments)
-            .env(
-                "AWS_ENDPOINT_URL_S3",
-                format!("https://localhost:{}", self.forward.port),
-            )
-            .env("AWS_ACCESS_KEY_ID", &self.keys.0)
-            .env("AWS_SECRET_ACCESS_KEY", &self.keys.1)
-            .env("AWS_DEFAULT_REGION", "us-east-1")
-            .env("AWS_CA_BUNDLE", &self.ca);
+        self.s3.tell(program.arg(script()).args(arguments));
         answer(program).await
-    }
-}
-
-impl Drop for Vectors {
-    fn drop(&mut self) {
-        // Missing is as good as removed.
-        let _gone = std::fs::remove_file(&self.ca);
     }
 }
 

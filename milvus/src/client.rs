@@ -4,12 +4,13 @@ use crate::{
     Collection,
     error::{Error, Result, accepted},
     proto::{
+        self,
         common::KeyValuePair,
         milvus::{
             AlterAliasRequest, CheckHealthRequest, CreateAliasRequest, CreateCollectionRequest,
-            CreateIndexRequest, DescribeCollectionRequest, DescribeIndexRequest, DropAliasRequest,
-            DropCollectionRequest, GetLoadingProgressRequest, GetVersionRequest, LoadCollectionRequest,
-            ReleaseCollectionRequest, ShowCollectionsRequest, milvus_service_client::MilvusServiceClient,
+            CreateIndexRequest, DescribeCollectionRequest, DescribeIndexRequest, DropCollectionRequest,
+            GetLoadingProgressRequest, LoadCollectionRequest, ReleaseCollectionRequest,
+            ShowCollectionsRequest, milvus_service_client::MilvusServiceClient,
         },
     },
 };
@@ -100,36 +101,27 @@ impl Milvus {
         }
         request
     }
+}
 
-    #[allow(clippy::unused_self)]
-    pub(crate) fn answered<T>(
-        &self,
-        call: &'static str,
-        answer: std::result::Result<Response<T>, Status>,
-    ) -> Result<T> {
-        answer
-            .map(Response::into_inner)
-            .map_err(|source| Error::Unreachable {
-                call,
-                source: Box::new(source),
-            })
-    }
+/// What a call is answered with.
+pub(crate) fn answered<T>(call: &'static str, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
+    answer
+        .map(Response::into_inner)
+        .map_err(|source| Error::Unreachable {
+            call,
+            source: Box::new(source),
+        })
+}
 
-    /// The server's version, as `v2.3.5`.
-    ///
-    /// # Errors
-    /// What every call may meet: no answer, and refusals.
-    pub async fn version(&self) -> Result<String> {
-        const CALL: &str = "GetVersion";
-        let answer = self
-            .service()
-            .get_version(self.request(GetVersionRequest {}))
-            .await;
-        let answer = self.answered(CALL, answer)?;
-        accepted(CALL, answer.status.as_ref())?;
-        Ok(answer.version)
-    }
+/// Whether a call was accepted that is answered with nothing else.
+pub(crate) fn done(
+    call: &'static str,
+    answer: std::result::Result<Response<proto::common::Status>, Status>,
+) -> Result<()> {
+    accepted(call, Some(&answered(call, answer)?))
+}
 
+impl Milvus {
     /// What keeps Milvus from serving; nothing, if it is healthy.
     ///
     /// # Errors
@@ -140,7 +132,7 @@ impl Milvus {
             .service()
             .check_health(self.request(CheckHealthRequest {}))
             .await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         Ok(match answer.is_healthy {
             true => Vec::new(),
@@ -162,7 +154,7 @@ impl Milvus {
             ..CreateCollectionRequest::default()
         };
         let answer = self.service().create_collection(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 
     /// Drops a collection; one that is not there is no error.
@@ -176,7 +168,7 @@ impl Milvus {
             ..DropCollectionRequest::default()
         };
         let answer = self.service().drop_collection(self.request(request)).await;
-        unless_gone(accepted(CALL, Some(&self.answered(CALL, answer)?)))
+        unless_gone(done(CALL, answer))
     }
 
     /// The names of all collections.
@@ -187,7 +179,7 @@ impl Milvus {
         const CALL: &str = "ShowCollections";
         let request = self.request(ShowCollectionsRequest::default());
         let answer = self.service().show_collections(request).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         Ok(answer.collection_names)
     }
@@ -203,13 +195,13 @@ impl Milvus {
             ..DescribeCollectionRequest::default()
         };
         let answer = self.service().describe_collection(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         match accepted(CALL, answer.status.as_ref()) {
             // Servers before 2.4 repeat the name that was asked for; the schema has the real one.
             Ok(()) => Ok(Some(
                 answer.schema.map_or(answer.collection_name, |schema| schema.name),
             )),
-            Err(error) if error.is_not_found() || is_missing(&error) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -234,7 +226,7 @@ impl Milvus {
             ..CreateIndexRequest::default()
         };
         let answer = self.service().create_index(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 
     /// How far an index is; `None` if there is none of that name.
@@ -249,7 +241,7 @@ impl Milvus {
             ..DescribeIndexRequest::default()
         };
         let answer = self.service().describe_index(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         match accepted(CALL, answer.status.as_ref()) {
             Err(error) if error.is_not_found() => return Ok(None),
             other => other?,
@@ -267,20 +259,19 @@ impl Milvus {
         }))
     }
 
-    /// Begins to load a collection, in that many replicas. With `refresh`, a loaded one takes in segments that came since.
+    /// Begins to load a collection. A loaded one takes in by itself what comes later, within seconds.
     ///
     /// # Errors
     /// Refusals (no index, no memory), and what every call may meet.
-    pub async fn load(&self, collection: &str, replicas: i32, refresh: bool) -> Result<()> {
+    pub async fn load(&self, collection: &str) -> Result<()> {
         const CALL: &str = "LoadCollection";
         let request = LoadCollectionRequest {
             collection_name: collection.into(),
-            replica_number: replicas,
-            refresh,
+            replica_number: 1,
             ..LoadCollectionRequest::default()
         };
         let answer = self.service().load_collection(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 
     /// Takes a collection out of memory; one that is not loaded is no error.
@@ -294,7 +285,7 @@ impl Milvus {
             ..ReleaseCollectionRequest::default()
         };
         let answer = self.service().release_collection(self.request(request)).await;
-        unless_gone(accepted(CALL, Some(&self.answered(CALL, answer)?)))
+        unless_gone(done(CALL, answer))
     }
 
     /// How much of a collection is loaded, in percent; `None` if it is not to be.
@@ -308,7 +299,7 @@ impl Milvus {
             ..GetLoadingProgressRequest::default()
         };
         let answer = self.service().get_loading_progress(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         match accepted(CALL, answer.status.as_ref()) {
             Err(error) if error.is_not_loaded() => Ok(None),
             other => other.map(|()| u8::try_from(answer.progress).ok()),
@@ -328,7 +319,7 @@ impl Milvus {
             ..AlterAliasRequest::default()
         };
         let answer = self.service().alter_alias(self.request(request)).await;
-        let altered = accepted(ALTER, Some(&self.answered(ALTER, answer)?));
+        let altered = done(ALTER, answer);
         // Servers differ in how they say that there is no such alias; making it says all the rest.
         if !matches!(altered, Err(Error::Refused { .. })) {
             return altered;
@@ -339,32 +330,13 @@ impl Milvus {
             ..CreateAliasRequest::default()
         };
         let answer = self.service().create_alias(self.request(request)).await;
-        accepted(CREATE, Some(&self.answered(CREATE, answer)?))
+        done(CREATE, answer)
     }
-
-    /// Takes an alias away; one that is not there is no error.
-    ///
-    /// # Errors
-    /// What every call may meet.
-    pub async fn drop_alias(&self, alias: &str) -> Result<()> {
-        const CALL: &str = "DropAlias";
-        let request = DropAliasRequest {
-            alias: alias.into(),
-            ..DropAliasRequest::default()
-        };
-        let answer = self.service().drop_alias(self.request(request)).await;
-        unless_gone(accepted(CALL, Some(&self.answered(CALL, answer)?)))
-    }
-}
-
-/// Servers before 2.3.6 say "can't find collection" with the code of any error, of a name that is neither a collection nor an alias.
-fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Refused { reason, .. } if reason.contains("can't find collection") || reason.contains("not found"))
 }
 
 fn unless_gone(outcome: Result<()>) -> Result<()> {
     match outcome {
-        Err(error) if error.is_not_found() || is_missing(&error) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
         other => other,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Milvus, Result,
-    client::pair,
+    client::{answered, pair},
     error::{Error, accepted},
     proto::{
         common::ImportState,
@@ -47,7 +47,7 @@ impl Milvus {
             ..ImportRequest::default()
         };
         let answer = self.service().import(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         match answer.tasks.is_empty() {
             true => Err(Error::Incomplete {
@@ -66,7 +66,7 @@ impl Milvus {
         const CALL: &str = "GetImportState";
         let request = self.request(GetImportStateRequest { task });
         let answer = self.service().get_import_state(request).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         Ok(read(&answer))
     }
@@ -82,7 +82,7 @@ impl Milvus {
             ..ListImportTasksRequest::default()
         };
         let answer = self.service().list_import_tasks(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         Ok(answer.tasks.iter().map(read).collect())
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Milvus, Result,
-    client::pairs,
+    client::{answered, pairs},
     error::{Error, accepted},
     proto::{
         common::{ConsistencyLevel, DslType, PlaceholderGroup, PlaceholderType, PlaceholderValue},
@@ -80,7 +80,7 @@ impl Milvus {
             ..SearchRequest::default()
         };
         let answer = self.service().search(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         let results = answer.results.ok_or(Error::Incomplete {
             call: CALL,
@@ -114,7 +114,7 @@ impl Milvus {
             ..QueryRequest::default()
         };
         let answer = self.service().query(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         let field = |name: &str| {
             let found = answer.fields_data.iter().find(|data| data.field_name == name);
@@ -159,7 +159,7 @@ impl Milvus {
             ..QueryRequest::default()
         };
         let answer = self.service().query(self.request(request)).await;
-        let answer = self.answered(CALL, answer)?;
+        let answer = answered(CALL, answer)?;
         accepted(CALL, answer.status.as_ref())?;
         let counted = answer.fields_data.into_iter().find_map(|data| match data.field {
             Some(field_data::Field::Scalars(numbers)) => match numbers.data {

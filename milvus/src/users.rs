@@ -2,7 +2,7 @@
 
 use crate::{
     Milvus, Result,
-    error::accepted,
+    client::done,
     proto::milvus::{
         CreateCredentialRequest, DeleteCredentialRequest, OperateUserRoleRequest, OperateUserRoleType,
         UpdateCredentialRequest,
@@ -22,7 +22,7 @@ impl Milvus {
             password: STANDARD.encode(password),
         };
         let answer = self.service().create_credential(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 
     /// Takes a user away; one that is not there is no error.
@@ -35,7 +35,7 @@ impl Milvus {
             username: user.into(),
         };
         let answer = self.service().delete_credential(self.request(request)).await;
-        match accepted(CALL, Some(&self.answered(CALL, answer)?)) {
+        match done(CALL, answer) {
             Err(error) if error.is_refusal() => Ok(()),
             other => other,
         }
@@ -53,7 +53,7 @@ impl Milvus {
             new_password: STANDARD.encode(new),
         };
         let answer = self.service().update_credential(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 
     /// Gives a user a role, as `admin`; again is no error.
@@ -68,6 +68,6 @@ impl Milvus {
             r#type: OperateUserRoleType::AddUserToRole.into(),
         };
         let answer = self.service().operate_user_role(self.request(request)).await;
-        accepted(CALL, Some(&self.answered(CALL, answer)?))
+        done(CALL, answer)
     }
 }

@@ -5,12 +5,11 @@ use crate::{
     context::Context,
     credentials,
     error::Error,
-    finalize, gateway, needs, nodes, rdma,
+    finalize, gateway, needs, nodes, rdma, reconciliation,
     resources::{self, Hashes, Names},
-    status::{Findings, Step, told},
+    status::{Findings, Step},
     tls,
 };
-use futures::StreamExt;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -23,21 +22,17 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
     runtime::{
         controller::{Action, Controller},
-        events::EventType,
         reflector::ObjectRef,
         watcher,
     },
 };
 use penstock_crds::{
     CLUSTER_LABEL, FIELD_MANAGER, StorageCluster,
-    conditions::{DEGRADED, READY, REASON_API_REFUSED, REASON_NAME_TAKEN, REASON_ROLLING_OUT},
-    storage_cluster::{NodeCounts, RdmaPolicy, StorageClusterStatus},
+    conditions::{REASON_API_REFUSED, REASON_NAME_TAKEN, REASON_ROLLING_OUT},
+    storage_cluster::{NodeCounts, RdmaPolicy},
 };
 use serde_json::{Value, json};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// What no watch tells (Secrets, StorageClasses, the age of certificates) is looked at this often.
@@ -49,7 +44,7 @@ const LOOK_SOON: Duration = Duration::from_secs(5);
 pub async fn run(context: Arc<Context>, leading: CancellationToken) {
     let client = context.client.clone();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
-    Controller::new(
+    let looks = Controller::new(
         Api::<StorageCluster>::all(client.clone()),
         watcher::Config::default(),
     )
@@ -60,34 +55,16 @@ pub async fn run(context: Arc<Context>, leading: CancellationToken) {
         Some(ObjectRef::new(&cluster).within(pod.metadata.namespace.as_deref()?))
     })
     .graceful_shutdown_on(async move { leading.cancelled().await })
-    .run(reconcile, retry, context)
-    .for_each(async |outcome| {
-        if let Err(error) = outcome {
-            tracing::debug!(
-                error = penstock_service::chain(&error),
-                "a reconciliation did not end well"
-            );
-        }
-    })
-    .await;
+    .run(reconcile, retry, context);
+    reconciliation::until_its_end(looks).await;
 }
 
 fn retry(cluster: Arc<StorageCluster>, error: &Error, context: Arc<Context>) -> Action {
-    context.metrics.failed("StorageCluster", error);
-    tracing::warn!(
-        cluster = cluster.metadata.name,
-        namespace = cluster.metadata.namespace,
-        error = penstock_service::chain(error),
-        "reconciling failed; it is tried again"
-    );
-    Action::requeue(LOOK_SOON)
+    reconciliation::again(&*cluster, error, &context, LOOK_SOON)
 }
 
 async fn reconcile(cluster: Arc<StorageCluster>, context: Arc<Context>) -> Result<Action, Error> {
-    let start = Instant::now();
-    let outcome = reconcile_once(&cluster, &context).await;
-    context.metrics.reconciled(start.elapsed());
-    outcome
+    reconciliation::measured(&context, reconcile_once(&cluster, &context)).await
 }
 
 async fn reconcile_once(cluster: &StorageCluster, context: &Context) -> Result<Action, Error> {
@@ -96,22 +73,16 @@ async fn reconcile_once(cluster: &StorageCluster, context: &Context) -> Result<A
         finalize::release(context, &names, cluster).await?;
         return Ok(Action::await_change());
     }
-    finalize::hold(context, &names, cluster).await?;
+    reconciliation::hold(context, cluster, finalize::FINALIZER).await?;
     let findings = match make_true(context, &names, cluster).await {
         Ok(findings) => findings,
         Err(error) => {
             // A refusal is told where the user looks; the loop tries again all the same.
-            report(
-                context,
-                &names,
-                cluster,
-                &refused(context, &names, cluster, &error),
-            )
-            .await?;
+            report(context, cluster, &refused(context, &names, cluster, &error)).await?;
             return Err(error);
         }
     };
-    report(context, &names, cluster, &findings).await?;
+    report(context, cluster, &findings).await?;
     Ok(Action::requeue(if findings.settled() {
         LOOK_AGAIN
     } else {
@@ -311,56 +282,12 @@ async fn ensure_storage_class(
     ))
 }
 
-/// Writes the status if it says something new, and an Event when Ready changed or the cause of not being Ready did.
-async fn report(
-    context: &Context,
-    names: &Names,
-    cluster: &StorageCluster,
-    findings: &Findings,
-) -> Result<(), Error> {
+/// Writes the status if it says something new.
+async fn report(context: &Context, cluster: &StorageCluster, findings: &Findings) -> Result<(), Error> {
     let old = cluster.status.clone().unwrap_or_default();
     let new = findings.status(&old, Timestamp::now());
     if new == old {
         return Ok(());
     }
-    write_status(context, names, &new).await?;
-    let (before, after) = (told(&old.conditions, READY), told(&new.conditions, READY));
-    let Some((status, reason, message)) = after else {
-        return Ok(());
-    };
-    let changed = before.map(|(status, reason, _)| (status, reason)) != Some((status, reason));
-    if changed {
-        let is_degraded = told(&new.conditions, DEGRADED).is_some_and(|(status, ..)| status == "True");
-        let type_ = if is_degraded {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        };
-        tracing::info!(
-            namespace = names.namespace,
-            cluster = names.cluster,
-            ready = status,
-            reason,
-            message,
-            "status"
-        );
-        context.tell(cluster, type_, reason, message).await;
-    }
-    Ok(())
-}
-
-async fn write_status(context: &Context, names: &Names, status: &StorageClusterStatus) -> Result<(), Error> {
-    let api = Api::<StorageCluster>::namespaced(context.client.clone(), &names.namespace);
-    let patch = json!({
-        "apiVersion": "penstock.io/v1alpha1", "kind": "StorageCluster",
-        "metadata": {"name": names.cluster}, "status": status,
-    });
-    api.patch_status(
-        &names.cluster,
-        &PatchParams::apply(FIELD_MANAGER).force(),
-        &Patch::Apply(&patch),
-    )
-    .await
-    .map_err(Error::api(format!("write the status of {}", names.cluster)))?;
-    Ok(())
+    reconciliation::report(context, cluster, &new, &old.conditions, &new.conditions).await
 }

@@ -8,10 +8,11 @@ use crate::{
     context::Context,
     error::Error,
     resources::{Names, REGION},
+    secrets,
     status::Step,
 };
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::PostParams};
+use kube::Api;
 use penstock_crds::conditions::REASON_INCOMPLETE_SECRET;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,17 +31,8 @@ pub async fn ensure(
 ) -> Result<Outcome, Error> {
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &names.namespace);
     let name = names.credentials();
-    let found = match secrets
-        .get_opt(&name)
-        .await
-        .map_err(Error::api(format!("read Secret {name}")))?
-    {
-        Some(found) => found,
-        None => {
-            let metadata = json!({"name": name, "namespace": names.namespace, "labels": names.labels()});
-            create(&secrets, &name, &metadata).await?
-        }
-    };
+    let metadata = json!({"name": name, "namespace": names.namespace, "labels": names.labels()});
+    let found = secrets::once(&secrets, &name, &metadata, key_pair).await?;
     let digest = match complete(&name, &found) {
         Ok(digest) => digest,
         Err(step) => return Ok(Err(step)),
@@ -83,29 +75,8 @@ pub fn complete(name: &str, secret: &Secret) -> Outcome {
     Ok(hex::encode(digest.finalize())[..16].to_owned())
 }
 
-/// Creates (not applies) a Secret with a new key pair: whoever is second finds what the first one made.
-pub async fn create(secrets: &Api<Secret>, name: &str, metadata: &Value) -> Result<Secret, Error> {
-    let secret: Secret = serde_json::from_value(json!({
-        "metadata": metadata, "stringData": key_pair(),
-    }))
-    .unwrap_or_default();
-    let parameters = PostParams {
-        field_manager: Some("penstock-operator-keys".into()),
-        ..PostParams::default()
-    };
-    let created = secrets.create(&parameters, &secret).await;
-    let doing = format!("create Secret {name}");
-    match created {
-        Ok(created) => Ok(created),
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            secrets.get(name).await.map_err(Error::api(doing))
-        }
-        Err(error) => Err(Error::api(doing)(error)),
-    }
-}
-
 /// 100 and 240 random bits, in the alphabets that S3 tools expect.
-fn key_pair() -> Value {
+pub fn key_pair() -> Value {
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let id: String = (0..16)
         .map(|_| char::from(LETTERS[usize::from(rand::random::<u8>() & 31)]))

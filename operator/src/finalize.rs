@@ -6,6 +6,7 @@ use crate::{
     credentials,
     error::Error,
     gateway,
+    reconciliation::{is_held, let_go},
     resources::{Names, storage_class},
     tls,
 };
@@ -21,25 +22,9 @@ use serde_json::json;
 /// The finalizer of a StorageCluster.
 pub const FINALIZER: &str = "penstock.io/storagecluster";
 
-/// Puts the finalizer on a cluster that lacks it.
-pub async fn hold(context: &Context, names: &Names, cluster: &StorageCluster) -> Result<(), Error> {
-    let held = cluster.metadata.finalizers.clone().unwrap_or_default();
-    if held.iter().any(|name| name == FINALIZER) {
-        return Ok(());
-    }
-    set_finalizers(
-        context,
-        names,
-        cluster,
-        held.into_iter().chain([FINALIZER.to_owned()]).collect(),
-    )
-    .await
-}
-
 /// Removes what the garbage collector cannot (cluster-scoped) or must not (kept by policy), then lets the cluster go.
 pub async fn release(context: &Context, names: &Names, cluster: &StorageCluster) -> Result<(), Error> {
-    let held = cluster.metadata.finalizers.clone().unwrap_or_default();
-    if !held.iter().any(|name| name == FINALIZER) {
+    if !is_held(cluster, FINALIZER) {
         return Ok(());
     }
     let orphans = volumes_of(context, names).await;
@@ -66,8 +51,7 @@ pub async fn release(context: &Context, names: &Names, cluster: &StorageCluster)
             give_up(context, volume, goes).await?;
         }
     }
-    let left = held.into_iter().filter(|name| name != FINALIZER).collect();
-    set_finalizers(context, names, cluster, left).await
+    let_go(context, cluster, FINALIZER).await
 }
 
 /// Removes the cluster's StorageClass, unless one of that name is somebody else's.
@@ -151,23 +135,5 @@ async fn give_up(context: &Context, volume: &PersistentVolume, goes: bool) -> Re
         let deleted = volumes.delete(&name, &Default::default()).await;
         unless_gone(deleted).map_err(Error::api(format!("delete PersistentVolume {name}")))?;
     }
-    Ok(())
-}
-
-async fn set_finalizers(
-    context: &Context,
-    names: &Names,
-    cluster: &StorageCluster,
-    finalizers: Vec<String>,
-) -> Result<(), Error> {
-    let api = Api::<StorageCluster>::namespaced(context.client.clone(), &names.namespace);
-    // With the version that was read: a finalizer that somebody else added meanwhile is not lost.
-    let patch = json!({
-        "metadata": {"finalizers": finalizers, "resourceVersion": cluster.metadata.resource_version},
-    });
-    let patched = api
-        .patch(&names.cluster, &PatchParams::default(), &Patch::Merge(&patch))
-        .await;
-    unless_gone(patched).map_err(Error::api(format!("set the finalizers of {}", names.cluster)))?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::{
     resources::{
         self, GATEWAYS, Names, Taken, gateway_endpoint, gateway_entry, gateway_key, gateway_port, port_of,
     },
+    secrets,
     status::{Step, told},
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -71,14 +72,7 @@ pub async fn identity(
     }
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &names.namespace);
     let name = names.gateway();
-    let found = secrets
-        .get_opt(&name)
-        .await
-        .map_err(Error::api(format!("read Secret {name}")))?;
-    let secret = match found {
-        Some(found) => found,
-        None => credentials::create(&secrets, &name, &names.owned(&name)).await?,
-    };
+    let secret = secrets::once(&secrets, &name, &names.owned(&name), credentials::key_pair).await?;
     let hash = match credentials::complete(&name, &secret) {
         Ok(hash) => hash,
         Err(step) => return Ok(Err(step)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Failure {
-    kind: &'static str,
+    kind: String,
     error: &'static str,
 }
 
@@ -51,10 +51,10 @@ impl Metrics {
         self.durations.observe(took.as_secs_f64());
     }
 
-    pub fn failed(&self, kind: &'static str, error: &crate::Error) {
+    pub fn failed(&self, kind: &str, error: &crate::Error) {
         self.failures
             .get_or_create(&Failure {
-                kind,
+                kind: kind.to_owned(),
                 error: error.label(),
             })
             .inc();

@@ -1,11 +1,10 @@
 //! How the storage nodes really stand: from the StatefulSet and its pods.
 
-use crate::{context::Context, error::Error, resources::Names, status::Step};
+use crate::{context::Context, error::Error, pods, resources::Names, status::Step};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ContainerStatus, Pod},
 };
-use kube::{Api, api::ListParams};
 use penstock_crds::{
     CLUSTER_LABEL,
     conditions::{REASON_NODE_FAILING, REASON_ROLLING_OUT},
@@ -14,13 +13,8 @@ use penstock_crds::{
 
 /// The pods of a cluster's nodes.
 pub async fn pods(context: &Context, names: &Names) -> Result<Vec<Pod>, Error> {
-    let pods = Api::<Pod>::namespaced(context.client.clone(), &names.namespace);
-    let ours = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", names.cluster));
-    let pods = pods
-        .list(&ours)
-        .await
-        .map_err(Error::api(format!("list the pods of {}", names.cluster)))?;
-    Ok(pods.items)
+    let labels = format!("{CLUSTER_LABEL}={}", names.cluster);
+    pods::list(context, &names.namespace, &names.cluster, &labels).await
 }
 
 /// How many nodes there are, and whether all is well.

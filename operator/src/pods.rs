@@ -1,5 +1,6 @@
-//! What pods say at their own HTTP endpoints.
+//! Pods: which there are, and what they say at their own HTTP endpoints.
 
+use crate::{context::Context, error::Error};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::{
@@ -7,12 +8,22 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pods of `owner` in a namespace, which these labels select, as `a=b,c=d`.
+pub async fn list(context: &Context, namespace: &str, owner: &str, labels: &str) -> Result<Vec<Pod>, Error> {
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace);
+    let listed = pods.list(&ListParams::default().labels(labels)).await;
+    Ok(listed
+        .map_err(Error::api(format!("list the pods of {owner}")))?
+        .items)
+}
 
 /// What a pod answers to a GET of `path`, if that is at most `most` bytes; else why there is no answer.
 pub async fn ask(pod: &Pod, port: u16, path: &str, most: usize) -> Result<Bytes, String> {

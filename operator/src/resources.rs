@@ -103,6 +103,20 @@ impl Names {
     }
 }
 
+/// A claim for a pod's disk, under the name `data`, in the class that is named or the cluster's default one.
+pub fn disk_claim(labels: &Value, class: Option<&str>, size: &str) -> Value {
+    let mut spec = json!({
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}},
+    });
+    if let Some(class) = class {
+        spec["storageClassName"] = json!(class);
+    }
+    json!([{
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "labels": labels}, "spec": spec,
+    }])
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;

@@ -14,14 +14,8 @@ mod status;
 mod storage;
 mod verify;
 
-use crate::{
-    apply::apply,
-    context::Context,
-    error::Error,
-    status::{Step, told},
-};
+use crate::{apply::apply, context::Context, error::Error, reconciliation, status::Step};
 use build::Builder;
-use futures::StreamExt;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
@@ -31,7 +25,6 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams},
     runtime::{
         controller::{Action, Controller},
         events::EventType,
@@ -42,17 +35,13 @@ use names::Names;
 use penstock_crds::{
     FIELD_MANAGER, VectorIndex,
     conditions::{
-        DEGRADED, READY, REASON_API_REFUSED, REASON_INCOMPLETE_SECRET, REASON_MILVUS_UNHEALTHY,
-        REASON_STORAGE_UNREACHABLE, REASON_UNSUPPORTED,
+        REASON_API_REFUSED, REASON_INCOMPLETE_SECRET, REASON_MILVUS_UNHEALTHY, REASON_STORAGE_UNREACHABLE,
+        REASON_UNSUPPORTED,
     },
 };
-use serde_json::json;
 use source::Source;
 use status::Findings;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// New files are looked for this often.
@@ -64,7 +53,7 @@ const LOOK_SOON: Duration = Duration::from_secs(3);
 pub async fn run(context: Arc<Context>, leading: CancellationToken) {
     let client = context.client.clone();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
-    Controller::new(
+    let looks = Controller::new(
         Api::<VectorIndex>::all(client.clone()),
         watcher::Config::default(),
     )
@@ -72,34 +61,16 @@ pub async fn run(context: Arc<Context>, leading: CancellationToken) {
     .owns(Api::<Deployment>::all(client.clone()), ours.clone())
     .owns(Api::<Service>::all(client), ours)
     .graceful_shutdown_on(async move { leading.cancelled().await })
-    .run(reconcile, retry, context)
-    .for_each(async |outcome| {
-        if let Err(error) = outcome {
-            tracing::debug!(
-                error = penstock_service::chain(&error),
-                "a reconciliation did not end well"
-            );
-        }
-    })
-    .await;
+    .run(reconcile, retry, context);
+    reconciliation::until_its_end(looks).await;
 }
 
 fn retry(index: Arc<VectorIndex>, error: &Error, context: Arc<Context>) -> Action {
-    context.metrics.failed("VectorIndex", error);
-    tracing::warn!(
-        index = index.metadata.name,
-        namespace = index.metadata.namespace,
-        error = penstock_service::chain(error),
-        "reconciling failed; it is tried again"
-    );
-    Action::requeue(LOOK_SOON)
+    reconciliation::again(&*index, error, &context, LOOK_SOON)
 }
 
 async fn reconcile(index: Arc<VectorIndex>, context: Arc<Context>) -> Result<Action, Error> {
-    let start = Instant::now();
-    let outcome = reconcile_once(&index, &context).await;
-    context.metrics.reconciled(start.elapsed());
-    outcome
+    reconciliation::measured(&context, reconcile_once(&index, &context)).await
 }
 
 async fn reconcile_once(index: &VectorIndex, context: &Context) -> Result<Action, Error> {
@@ -110,7 +81,7 @@ async fn reconcile_once(index: &VectorIndex, context: &Context) -> Result<Action
             false => Action::requeue(LOOK_SOON),
         });
     }
-    finalize::hold(context, &names, index).await?;
+    reconciliation::hold(context, index, finalize::FINALIZER).await?;
     let old = index.status.clone().unwrap_or_default();
     let mut findings = Findings::blank(
         index.metadata.generation,
@@ -124,7 +95,7 @@ async fn reconcile_once(index: &VectorIndex, context: &Context) -> Result<Action
     }
     let patience = Duration::from_secs(60 * u64::from(index.spec.workers.stalled_after_minutes));
     findings.judge_progress(&old, Timestamp::now(), patience);
-    report(context, &names, index, &findings).await?;
+    report(context, index, &findings).await?;
     outcome?;
     Ok(Action::requeue(if findings.settled() {
         LOOK_AGAIN
@@ -254,51 +225,14 @@ fn unsupported(index: &VectorIndex) -> Option<String> {
     None
 }
 
-/// Writes the status if it says something new, and an Event when Ready changed or the cause of not being Ready did.
-async fn report(
-    context: &Context,
-    names: &Names,
-    index: &VectorIndex,
-    findings: &Findings,
-) -> Result<(), Error> {
+/// Writes the status if it says something new, and an Event when another collection serves.
+async fn report(context: &Context, index: &VectorIndex, findings: &Findings) -> Result<(), Error> {
     let old = index.status.clone().unwrap_or_default();
     let new = findings.status(&old, Timestamp::now());
     if new == old {
         return Ok(());
     }
-    let api = Api::<VectorIndex>::namespaced(context.client.clone(), &names.namespace);
-    let patch = json!({
-        "apiVersion": "penstock.io/v1alpha1", "kind": "VectorIndex", "metadata": {"name": names.index}, "status": new,
-    });
-    let patched = api
-        .patch_status(
-            &names.index,
-            &PatchParams::apply(FIELD_MANAGER).force(),
-            &Patch::Apply(&patch),
-        )
-        .await;
-    patched.map_err(Error::api(format!("write the status of {}", names.index)))?;
-    let Some((status, reason, message)) = told(&new.conditions, READY) else {
-        return Ok(());
-    };
-    let before = told(&old.conditions, READY).map(|(status, reason, _)| (status, reason));
-    if before != Some((status, reason)) {
-        let is_degraded = told(&new.conditions, DEGRADED).is_some_and(|(status, ..)| status == "True");
-        let type_ = if is_degraded {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        };
-        tracing::info!(
-            namespace = names.namespace,
-            index = names.index,
-            ready = status,
-            reason,
-            message,
-            "status"
-        );
-        context.tell(index, type_, reason, message).await;
-    }
+    reconciliation::report(context, index, &new, &old.conditions, &new.conditions).await?;
     if new.serving != old.serving
         && let Some(serving) = &new.serving
     {
@@ -313,7 +247,7 @@ mod tests {
     use super::*;
     use penstock_crds::vector_index::StorageStatus;
     use penstock_rdma::{Client, Credentials, Options};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     /// An index called `products`, changed by merging `change` into its spec.
     pub fn index(change: Value) -> VectorIndex {

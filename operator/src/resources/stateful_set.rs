@@ -1,6 +1,6 @@
 //! The storage nodes.
 
-use super::{ADMIN_PORT, Names, S3_PORT};
+use super::{ADMIN_PORT, Names, S3_PORT, disk_claim};
 use crate::context::Config;
 use penstock_crds::{
     StorageCluster,
@@ -68,17 +68,11 @@ pub fn stateful_set(
         set["spec"]["template"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = json!(networks);
     }
     if let Some(template) = &spec.storage.volume_claim_template {
-        let mut claim = json!({
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": size.unwrap_or(&template.size)}},
-        });
-        if let Some(class) = &template.storage_class_name {
-            claim["storageClassName"] = json!(class);
-        }
-        set["spec"]["volumeClaimTemplates"] = json!([{
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "data", "labels": names.labels()}, "spec": claim,
-        }]);
+        let (class, size) = (
+            template.storage_class_name.as_deref(),
+            size.unwrap_or(&template.size),
+        );
+        set["spec"]["volumeClaimTemplates"] = disk_claim(&names.labels(), class, size);
     }
     set
 }

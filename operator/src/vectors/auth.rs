@@ -1,9 +1,9 @@
 //! Users of Milvus: `root`, whose password is for the index's own users, and the operator's.
 
 use super::names::{Names, Part};
-use crate::{context::Context, error::Error};
+use crate::{context::Context, error::Error, secrets};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, api::PostParams};
+use kube::Api;
 use penstock_milvus::{Credentials, Milvus};
 use serde_json::json;
 
@@ -25,32 +25,11 @@ pub struct Passwords {
 /// The index's passwords, made once: a Secret with `username`, `password` and `operatorPassword`. `None` where a Secret of that name lacks one.
 pub async fn passwords(context: &Context, names: &Names) -> Result<Option<Passwords>, Error> {
     let name = names.users();
-    let doing = || format!("make Secret {name}");
     let secrets = Api::<Secret>::namespaced(context.client.clone(), &names.namespace);
-    let found = match secrets.get_opt(&name).await.map_err(Error::api(doing()))? {
-        Some(found) => found,
-        None => {
-            let secret: Secret = serde_json::from_value(json!({
-                "metadata": names.owned(&name, Part::Milvus),
-                "stringData": {"username": ROOT, "password": random(), "operatorPassword": random()},
-            }))
-            .unwrap_or_default();
-            let parameters = PostParams {
-                field_manager: Some("penstock-operator-keys".into()),
-                ..PostParams::default()
-            };
-            match secrets.create(&parameters, &secret).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => secrets.get(&name).await,
-                made => made,
-            }
-            .map_err(Error::api(doing()))?
-        }
-    };
-    let data = found.data.unwrap_or_default();
-    let text = |key: &str| {
-        let value = data.get(key).filter(|value| !value.0.is_empty())?;
-        String::from_utf8(value.0.clone()).ok()
-    };
+    let metadata = names.owned(&name, Part::Milvus);
+    let made = || json!({"username": ROOT, "password": random(), "operatorPassword": random()});
+    let secret = secrets::once(&secrets, &name, &metadata, made).await?;
+    let text = |key| secrets::text(&secret, key);
     Ok(text("password")
         .zip(text("operatorPassword"))
         .map(|(root, own)| Passwords { root, own }))

@@ -340,7 +340,7 @@ impl Builder<'_> {
             }
             told => {
                 if told.is_none() {
-                    self.milvus.load(name, 1, false).await?;
+                    self.milvus.load(name).await?;
                 }
                 findings.loaded =
                     Step::waiting(REASON_LOADING, format!("{} % are loaded", told.unwrap_or(0)));

@@ -3,49 +3,37 @@
 
 use super::{
     names::{Names, Part},
-    storage,
+    parts, storage,
 };
-use crate::{apply::unless_gone, context::Context, error::Error};
+use crate::{
+    apply::unless_gone,
+    context::Context,
+    error::Error,
+    reconciliation::{is_held, let_go},
+};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::{PersistentVolumeClaim, Pod},
+        core::v1::PersistentVolumeClaim,
     },
     jiff::Timestamp,
 };
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams},
     runtime::events::EventType,
 };
 use penstock_crds::{INDEX_LABEL, VectorIndex, storage_cluster::DeletionPolicy};
 use penstock_rdma::{Client, ListingQuery};
-use serde_json::json;
 
 /// The finalizer of a VectorIndex.
-const FINALIZER: &str = "penstock.io/vectorindex";
+pub const FINALIZER: &str = "penstock.io/vectorindex";
 /// Seconds that pods are given to end, and the storage node to answer. After that the index goes without them.
 const PATIENCE: i64 = 180;
 
-/// Puts the finalizer on an index that lacks it.
-pub async fn hold(context: &Context, names: &Names, index: &VectorIndex) -> Result<(), Error> {
-    let held = index.metadata.finalizers.clone().unwrap_or_default();
-    if held.iter().any(|name| name == FINALIZER) {
-        return Ok(());
-    }
-    set_finalizers(
-        context,
-        names,
-        index,
-        held.into_iter().chain([FINALIZER.to_owned()]).collect(),
-    )
-    .await
-}
-
 /// Removes what has to go; `false` while that takes time.
 pub async fn release(context: &Context, names: &Names, index: &VectorIndex) -> Result<bool, Error> {
-    let held = index.metadata.finalizers.clone().unwrap_or_default();
-    if !held.iter().any(|name| name == FINALIZER) {
+    if !is_held(index, FINALIZER) {
         return Ok(true);
     }
     let since = index
@@ -59,7 +47,7 @@ pub async fn release(context: &Context, names: &Names, index: &VectorIndex) -> R
         let mut is_over = true;
         for part in parts {
             stop(context, names, *part).await?;
-            is_over &= !has_pods(context, names, *part).await?;
+            is_over &= parts::pods(context, names, *part).await?.is_empty();
         }
         if !is_over && !is_late {
             return Ok(false);
@@ -90,8 +78,7 @@ pub async fn release(context: &Context, names: &Names, index: &VectorIndex) -> R
             unless_gone(claims.delete(&name, &DeleteParams::default()).await).map_err(Error::api(doing()))?;
         }
     }
-    let left = held.into_iter().filter(|name| name != FINALIZER).collect();
-    set_finalizers(context, names, index, left).await?;
+    let_go(context, index, FINALIZER).await?;
     Ok(true)
 }
 
@@ -110,16 +97,6 @@ async fn stop(context: &Context, names: &Names, part: Part) -> Result<(), Error>
     };
     unless_gone(deleted).map_err(Error::api(format!("delete {name}")))?;
     Ok(())
-}
-
-async fn has_pods(context: &Context, names: &Names, part: Part) -> Result<bool, Error> {
-    let pods = Api::<Pod>::namespaced(context.client.clone(), &names.namespace);
-    let ours = ListParams::default().labels(&names.selects(part));
-    let listed = pods
-        .list(&ours)
-        .await
-        .map_err(Error::api(format!("list the pods of {}", names.part(part))))?;
-    Ok(!listed.items.is_empty())
 }
 
 /// Revokes the key, and removes Milvus' files if the policy says so. A StorageCluster that is gone has neither.
@@ -164,22 +141,4 @@ async fn remove_files(client: &Client, bucket: &str, prefix: &str) -> penstock_r
             client.delete(bucket, &key).await?;
         }
     }
-}
-
-async fn set_finalizers(
-    context: &Context,
-    names: &Names,
-    index: &VectorIndex,
-    finalizers: Vec<String>,
-) -> Result<(), Error> {
-    let api = Api::<VectorIndex>::namespaced(context.client.clone(), &names.namespace);
-    // With the version that was read: a finalizer that somebody else added meanwhile is not lost.
-    let patch = json!({
-        "metadata": {"finalizers": finalizers, "resourceVersion": index.metadata.resource_version},
-    });
-    let patched = api
-        .patch(&names.index, &PatchParams::default(), &Patch::Merge(&patch))
-        .await;
-    unless_gone(patched).map_err(Error::api(format!("set the finalizers of {}", names.index)))?;
-    Ok(())
 }

@@ -17,7 +17,7 @@ const COMPUTING: &str = "milvus_indexnode_knowhere_build_index_latency";
 pub async fn builds(context: &Context, names: &Names) -> Result<Builds, Error> {
     let mut builds = Builds::default();
     for part in [Part::Milvus, Part::Workers] {
-        for pod in parts::pods(context, names, part).await? {
+        for pod in parts::living(context, names, part).await? {
             let Ok(text) = pods::ask(&pod, MILVUS_ADMIN_PORT, "/metrics", MAX_METRICS).await else {
                 continue;
             };

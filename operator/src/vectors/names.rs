@@ -115,11 +115,12 @@ impl Names {
 
     /// The same, as a `labelSelector` of a list.
     pub fn selects(&self, part: Part) -> String {
-        format!(
-            "app.kubernetes.io/name=penstock-milvus,app.kubernetes.io/component={},{INDEX_LABEL}={}",
-            part.as_str(),
-            self.index
-        )
+        let selector = self.selector(part);
+        let labels = selector.as_object().into_iter().flatten();
+        let pairs: Vec<_> = labels
+            .map(|(label, value)| format!("{label}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        pairs.join(",")
     }
 
     /// Labels of what belongs to a part.

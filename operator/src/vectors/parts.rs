@@ -11,7 +11,6 @@ use crate::{
     status::Step,
 };
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
 use penstock_crds::{
     VectorIndex,
     conditions::{REASON_POD_FAILING, REASON_ROLLING_OUT},
@@ -27,9 +26,9 @@ pub struct Parts {
 /// Looks at the pods. Milvus serves without workers, and builds without them too, so that only what keeps one from starting counts.
 pub async fn observe(context: &Context, names: &Names, index: &VectorIndex) -> Result<Parts, Error> {
     let (etcd, milvus, workers) = (
-        pods(context, names, Part::Etcd).await?,
-        pods(context, names, Part::Milvus).await?,
-        pods(context, names, Part::Workers).await?,
+        living(context, names, Part::Etcd).await?,
+        living(context, names, Part::Milvus).await?,
+        living(context, names, Part::Workers).await?,
     );
     let desired = wanted_workers(index);
     let ready = i32::try_from(workers.iter().filter(|pod| is_ready(pod)).count()).unwrap_or(i32::MAX);
@@ -43,15 +42,15 @@ pub async fn observe(context: &Context, names: &Names, index: &VectorIndex) -> R
     })
 }
 
-/// The pods of a part that are not on their way out.
+/// The pods of a part.
 pub async fn pods(context: &Context, names: &Names, part: Part) -> Result<Vec<Pod>, Error> {
-    let pods = Api::<Pod>::namespaced(context.client.clone(), &names.namespace);
-    let listed = pods
-        .list(&ListParams::default().labels(&names.selects(part)))
-        .await;
-    let listed = listed.map_err(Error::api(format!("list the pods of {}", names.part(part))))?;
-    Ok(listed
-        .items
+    crate::pods::list(context, &names.namespace, &names.part(part), &names.selects(part)).await
+}
+
+/// Those that are not on their way out.
+pub async fn living(context: &Context, names: &Names, part: Part) -> Result<Vec<Pod>, Error> {
+    Ok(pods(context, names, part)
+        .await?
         .into_iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none())
         .collect())

@@ -10,21 +10,17 @@ pub use milvus::{milvus_service, milvus_set, wanted_workers, workers};
 pub use policy::{etcd_policy, milvus_policy, workers_policy};
 
 use super::names::{Names, Part};
+use crate::resources::disk_claim;
 use penstock_crds::vector_index::Disk;
 use serde_json::{Value, json};
 
-/// A claim for the disk of a part's pod, under the name `data`.
+/// A claim for the disk of a part's pod.
 fn claim(names: &Names, part: Part, disk: &Disk) -> Value {
-    let mut spec = json!({
-        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": disk.size}},
-    });
-    if let Some(class) = &disk.storage_class_name {
-        spec["storageClassName"] = json!(class);
-    }
-    json!([{
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data", "labels": names.labels(part)}, "spec": spec,
-    }])
+    disk_claim(
+        &names.labels(part),
+        disk.storage_class_name.as_deref(),
+        &disk.size,
+    )
 }
 
 /// A Service that leads to a part's pods.

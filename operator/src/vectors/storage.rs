@@ -1,7 +1,7 @@
 //! Milvus' way to its bucket: the StorageCluster, a key of its own that writes Milvus' own files alone, and the operator's view of it.
 
 use super::names::{Names, Part};
-use crate::{apply::apply, context::Context, error::Error, resources::REGION, status::Step};
+use crate::{apply::apply, context::Context, error::Error, resources::REGION, secrets, status::Step};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use penstock_crds::{
@@ -18,7 +18,7 @@ use penstock_rdma::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 /// Where Milvus keeps its files.
 pub struct Storage {
@@ -178,14 +178,10 @@ fn unreachable(error: &penstock_rdma::Error) -> Step {
     Step::waiting(REASON_STORAGE_UNREACHABLE, penstock_service::chain(error))
 }
 
-async fn pair(secrets: &Api<Secret>, name: &str) -> Result<Option<Pair>, Error> {
-    let found = secrets.get_opt(name).await;
+async fn pair(api: &Api<Secret>, name: &str) -> Result<Option<Pair>, Error> {
+    let found = api.get_opt(name).await;
     let found = found.map_err(Error::api(format!("read Secret {name}")))?;
-    let data: BTreeMap<_, _> = found.and_then(|secret| secret.data).unwrap_or_default();
-    let text = |key: &str| {
-        let value = data.get(key).filter(|value| !value.0.is_empty())?;
-        String::from_utf8(value.0.clone()).ok()
-    };
+    let text = |key| secrets::text(found.as_ref()?, key);
     let (Some(access), Some(secret)) = (text("accessKeyId"), text("secretAccessKey")) else {
         return Ok(None);
     };

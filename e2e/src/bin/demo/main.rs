@@ -5,10 +5,8 @@
 
 mod vectors;
 
-use penstock_e2e::{
-    Context, Namespace, Result, chart, client, command, ensure, forward::Forward, nodes, storage,
-};
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use penstock_e2e::{Context, Namespace, Result, chart, client, command, ensure, nodes, s3::S3, storage};
+use std::{process::ExitCode, time::Instant};
 
 const NAMESPACE: &str = "penstock-demo";
 const CLAIM: &str = "data";
@@ -144,46 +142,20 @@ async fn volumes(
 }
 
 async fn with_boto3(ns: &Namespace, cluster: &storage::Ready, bucket: &str) -> Result<String> {
-    let value = async |key| storage::secret_value(ns, &cluster.credentials, key).await;
-    let (key_id, key, ca) = (
-        value("accessKeyId").await?,
-        value("secretAccessKey").await?,
-        value("ca.crt").await?,
-    );
-    let ca_file = Removed(std::env::temp_dir().join(format!("penstock-demo-ca-{}.crt", std::process::id())));
-    std::fs::write(&ca_file.0, ca)?;
-    let forward = Forward::to(NAMESPACE, &cluster.name, 9000)?;
+    let s3 = S3::of(ns, cluster).await?;
     let python =
         std::env::var("PENSTOCK_PYTHON").context("PENSTOCK_PYTHON is not set; run this by `make demo`")?;
-    let output = tokio::process::Command::new(python)
+    let mut program = tokio::process::Command::new(python);
+    program
         .args(["e2e/demo.py", bucket, FILE])
-        .current_dir(command::root())
-        .env(
-            "AWS_ENDPOINT_URL_S3",
-            format!("https://localhost:{}", forward.port),
-        )
-        .env("AWS_ACCESS_KEY_ID", key_id)
-        .env("AWS_SECRET_ACCESS_KEY", key)
-        .env("AWS_DEFAULT_REGION", "us-east-1")
-        .env("AWS_CA_BUNDLE", &ca_file.0)
-        .output()
-        .await?;
+        .current_dir(command::root());
+    let output = s3.tell(&mut program).output().await?;
     ensure!(
         output.status.success(),
         "boto3 failed: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
-/// A file that goes when its value goes.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        // Missing is as good as removed.
-        let _gone = std::fs::remove_file(&self.0);
-    }
 }
 
 fn first_word(text: &str) -> String {

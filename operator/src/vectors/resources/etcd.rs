@@ -22,7 +22,7 @@ pub fn etcd_service(names: &Names) -> Value {
 pub fn etcd_set(names: &Names, index: &VectorIndex) -> Value {
     let (milvus, etcd) = (&index.spec.milvus, &index.spec.milvus.etcd);
     let name = names.part(Part::Etcd);
-    let mut container = json!({
+    let container = json!({
         "name": "etcd", "image": etcd.image,
         // (Version 3.4 serves one client port and its probes under /health.)
         "command": [
@@ -40,16 +40,13 @@ pub fn etcd_set(names: &Names, index: &VectorIndex) -> Value {
         "readinessProbe": {"httpGet": {"path": "/health", "port": "client"}, "periodSeconds": 5, "timeoutSeconds": 5},
         "livenessProbe": {"tcpSocket": {"port": "client"}, "periodSeconds": 10, "failureThreshold": 6},
     });
-    if let Some(policy) = milvus.image_pull_policy {
-        container["imagePullPolicy"] = json!(policy.as_str());
-    }
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": names.owned(&name, Part::Etcd),
         "spec": {
             "serviceName": name, "replicas": 1, "selector": {"matchLabels": names.selector(Part::Etcd)},
             "template": {
                 "metadata": {"labels": names.labels(Part::Etcd)},
-                "spec": pod(&etcd.pods, &json!(milvus.image_pull_secrets), container, &json!([])),
+                "spec": pod(milvus, &etcd.pods, container, &json!([])),
             },
             "volumeClaimTemplates": claim(names, Part::Etcd, &etcd.disk),
         },

@@ -68,16 +68,11 @@ pub fn milvus_service(names: &Names) -> Value {
 pub fn milvus_set(names: &Names, index: &VectorIndex, storage: &Storage) -> Value {
     let name = names.part(Part::Milvus);
     let mut container = container(names, index, storage, "standalone");
-    container["ports"] = json!([
-        {"name": "grpc", "containerPort": MILVUS_PORT, "protocol": "TCP"},
-        {"name": "metrics", "containerPort": MILVUS_ADMIN_PORT, "protocol": "TCP"},
-    ]);
-    // Without its bucket Milvus tries for about two minutes and ends by itself.
-    container["startupProbe"] =
-        json!({"tcpSocket": {"port": "metrics"}, "periodSeconds": 3, "failureThreshold": 60});
-    container["readinessProbe"] = json!({"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 2});
-    container["livenessProbe"] =
-        json!({"tcpSocket": {"port": "metrics"}, "periodSeconds": 15, "failureThreshold": 4});
+    add(
+        &mut container["ports"],
+        json!({"name": "grpc", "containerPort": MILVUS_PORT, "protocol": "TCP"}),
+    );
+    container["readinessProbe"]["failureThreshold"] = json!(2);
     add(
         &mut container["volumeMounts"],
         json!({"name": "data", "mountPath": DISK}),
@@ -122,13 +117,6 @@ pub fn wanted_workers(index: &VectorIndex) -> i32 {
 /// The Deployment of workers, whose number a HorizontalPodAutoscaler may change through the VectorIndex.
 pub fn workers(names: &Names, index: &VectorIndex, storage: &Storage) -> Value {
     let mut container = container(names, index, storage, "indexnode");
-    container["ports"] = json!([{"name": "metrics", "containerPort": MILVUS_ADMIN_PORT, "protocol": "TCP"}]);
-    container["startupProbe"] =
-        json!({"tcpSocket": {"port": "metrics"}, "periodSeconds": 3, "failureThreshold": 60});
-    container["readinessProbe"] =
-        json!({"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 5, "timeoutSeconds": 5});
-    container["livenessProbe"] =
-        json!({"tcpSocket": {"port": "metrics"}, "periodSeconds": 15, "failureThreshold": 4});
     add(
         &mut container["volumeMounts"],
         json!({"name": "scratch", "mountPath": DISK}),
@@ -187,7 +175,7 @@ fn template(
     } else {
         &milvus.pods
     };
-    let mut spec = pod(pods, &json!(milvus.image_pull_secrets), container, &volumes);
+    let mut spec = pod(milvus, pods, container, &volumes);
     spec["terminationGracePeriodSeconds"] = json!(KILLED_AFTER);
     json!({
         "metadata": {
@@ -203,14 +191,15 @@ fn container(names: &Names, index: &VectorIndex, storage: &Storage, role: &str) 
     if storage.has_ca {
         mounts.push(json!({"name": "ca", "mountPath": CAS, "subPath": "ca.crt", "readOnly": true}));
     }
-    let mut container = json!({
+    json!({
         "name": "milvus", "image": image(index), "command": ["milvus", "run", role],
         "env": environment(names, index, storage), "volumeMounts": mounts,
-    });
-    if let Some(policy) = index.spec.milvus.image_pull_policy {
-        container["imagePullPolicy"] = json!(policy.as_str());
-    }
-    container
+        "ports": [{"name": "metrics", "containerPort": MILVUS_ADMIN_PORT, "protocol": "TCP"}],
+        // Without its bucket Milvus tries for about two minutes and ends by itself.
+        "startupProbe": {"tcpSocket": {"port": "metrics"}, "periodSeconds": 3, "failureThreshold": 60},
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 5, "timeoutSeconds": 5},
+        "livenessProbe": {"tcpSocket": {"port": "metrics"}, "periodSeconds": 15, "failureThreshold": 4},
+    })
 }
 
 fn volumes(names: &Names, storage: &Storage) -> Value {

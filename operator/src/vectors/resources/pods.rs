@@ -1,16 +1,19 @@
 //! What all pods of a VectorIndex have in common.
 
-use penstock_crds::vector_index::Pods;
+use penstock_crds::vector_index::{Milvus, Pods};
 use serde_json::{Value, json};
 
 /// User and group of all containers.
 const USER: i64 = 65532;
 
-/// A pod's spec with the container `main`, and what it mounts.
-pub fn pod(pods: &Pods, pull_secrets: &Value, mut container: Value, volumes: &Value) -> Value {
+/// A pod's spec with its container, and what that mounts.
+pub fn pod(milvus: &Milvus, pods: &Pods, mut container: Value, volumes: &Value) -> Value {
     container["securityContext"] = json!({
         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
     });
+    if let Some(policy) = milvus.image_pull_policy {
+        container["imagePullPolicy"] = json!(policy.as_str());
+    }
     if let Some(resources) = &pods.resources {
         container["resources"] = json!(resources);
     }
@@ -24,8 +27,8 @@ pub fn pod(pods: &Pods, pull_secrets: &Value, mut container: Value, volumes: &Va
         },
         "containers": [container], "volumes": volumes,
     });
-    if pull_secrets.as_array().is_some_and(|secrets| !secrets.is_empty()) {
-        spec["imagePullSecrets"] = pull_secrets.clone();
+    if !milvus.image_pull_secrets.is_empty() {
+        spec["imagePullSecrets"] = json!(milvus.image_pull_secrets);
     }
     if !pods.node_selector.is_empty() {
         spec["nodeSelector"] = json!(pods.node_selector);
