@@ -101,27 +101,7 @@ impl Milvus {
         }
         request
     }
-}
 
-/// What a call is answered with.
-pub(crate) fn answered<T>(call: &'static str, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
-    answer
-        .map(Response::into_inner)
-        .map_err(|source| Error::Unreachable {
-            call,
-            source: Box::new(source),
-        })
-}
-
-/// Whether a call was accepted that is answered with nothing else.
-pub(crate) fn done(
-    call: &'static str,
-    answer: std::result::Result<Response<proto::common::Status>, Status>,
-) -> Result<()> {
-    accepted(call, Some(&answered(call, answer)?))
-}
-
-impl Milvus {
     /// What keeps Milvus from serving; nothing, if it is healthy.
     ///
     /// # Errors
@@ -332,6 +312,24 @@ impl Milvus {
         let answer = self.service().create_alias(self.request(request)).await;
         done(CREATE, answer)
     }
+}
+
+/// What a call is answered with.
+pub(crate) fn answered<T>(call: &'static str, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
+    answer
+        .map(Response::into_inner)
+        .map_err(|source| Error::Unreachable {
+            call,
+            source: Box::new(source),
+        })
+}
+
+/// Whether a call was accepted that is answered with nothing else.
+pub(crate) fn done(
+    call: &'static str,
+    answer: std::result::Result<Response<proto::common::Status>, Status>,
+) -> Result<()> {
+    accepted(call, Some(&answered(call, answer)?))
 }
 
 fn unless_gone(outcome: Result<()>) -> Result<()> {
